@@ -1,0 +1,186 @@
+"""The `.rsic` file: everything the decoder needs, and not a byte more.
+
+    offset  size  content
+    0       2     magic, "RS"
+    2       1     version (high four bits), L - 1 (low three bits; L = 1 is global mode)
+    3       2     fingerprint of the HSVLC that wrote the codes
+    5       2-6   width and height in pixels, varints
+            1-2   caption: varint of length x 4 + codec
+            n     caption payload (`description/text_coding.py`)
+            n     map (`referring/map_coding.py`)
+            n     codes: one rANS stream of whole 4-byte words (`models/hsvlc.py`)
+    -3      3     checksum: the low 24 bits of the CRC-32 of all that comes before
+
+A varint holds seven bits a byte, low ones first, the high bit set on all but the last. No import here is heavier than
+numpy: a file is checked and shown before torch is loaded.
+"""
+
+import os
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from .description.text_coding import CAPTION_CODECS, decode_caption, encode_caption
+from .referring.map_coding import decode_map, encode_map
+from .referring.weight_map import WeightMap, grid_size
+
+
+MAGIC = b"RS"
+VERSION = 1
+MIN_SIDE = 64
+MAX_SIDE = 16384
+MAX_PIXELS = 1 << 26
+CHECKSUM_BYTES = 3
+
+
+class BitstreamError(ValueError):
+    """A file that is damaged, cut short, foreign, or made for another codec."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bitstream:
+    """What a `.rsic` file holds.
+
+    Args:
+        width, height (`int`): Size of the picture in pixels, 64 to 16384.
+        weight_map (`WeightMap`): M; its `mode` is the file's.
+        caption (`str`): May be empty.
+        codes (`bytes`): HSVLC's stream.
+        fingerprint (`bytes`): `HSVLC.fingerprint` of the codec that wrote it.
+        caption_codec (`str`): How the caption is (to be) written, see `encode_caption`.
+    """
+
+    width: int
+    height: int
+    weight_map: WeightMap
+    caption: str
+    codes: bytes
+    fingerprint: bytes
+    caption_codec: str = "auto"
+
+    def sections(self) -> dict[str, bytes]:
+        """The bytes by part; joined, and followed by the checksum, they are the file."""
+        codec, caption = encode_caption(self.caption, self.caption_codec)
+        return {
+            "header": MAGIC
+            + bytes([VERSION << 4 | self.weight_map.levels - 1])
+            + self.fingerprint
+            + _varint(self.width)
+            + _varint(self.height),
+            "caption": _varint(len(caption) << 2 | codec) + caption,
+            "map": encode_map(self.weight_map),
+            "codes": self.codes,
+        }
+
+    def to_bytes(self) -> bytes:
+        body = b"".join(self.sections().values())
+        return body + _checksum(body)
+
+    def breakdown(self) -> dict[str, int]:
+        """Bytes by part; the header counts the checksum, and the sum is the length of the file."""
+        sizes = {name: len(section) for name, section in self.sections().items()}
+        sizes["header"] += CHECKSUM_BYTES
+        return sizes
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Bitstream":
+        """Read a file's bytes.
+
+        Raises:
+            BitstreamError: What is wrong with them, and where.
+        """
+        if data[:2] != MAGIC:
+            raise BitstreamError("This is not an .rsic file: it does not begin with 'RS'.")
+        if len(data) < 6:
+            raise BitstreamError(f"The file is cut short: {len(data)} bytes are less than a header.")
+        version = data[2] >> 4
+        if version != VERSION:
+            raise BitstreamError(
+                f"The file has format version {version}, this package reads version {VERSION}; update rsic-diffusers, "
+                "or the file is damaged at byte 2."
+            )
+        body = data[:-CHECKSUM_BYTES]
+        if _checksum(body) != data[-CHECKSUM_BYTES:]:
+            raise BitstreamError(f"The checksum of the {len(data)} bytes is wrong: the file is damaged or cut short.")
+
+        # From here on only a file that somebody made wrong on purpose can fail.
+        if data[2] & 0b1000:
+            raise BitstreamError("Byte 2 has a reserved bit set.")
+        levels = (data[2] & 0b111) + 1
+        reader = _Reader(body, offset=3)
+        fingerprint = reader.take(2, "fingerprint")
+        width, height = reader.varint("width"), reader.varint("height")
+        if not (MIN_SIDE <= min(width, height) and max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS):
+            raise BitstreamError(
+                f"The file says that the picture has {width} x {height} pixels; sides go from {MIN_SIDE} to "
+                f"{MAX_SIDE}, with at most {MAX_PIXELS} pixels in all."
+            )
+        length_and_codec = reader.varint("caption length")
+        payload = reader.take(length_and_codec >> 2, "caption")
+        start = reader.offset
+        try:
+            caption = decode_caption(length_and_codec & 3, payload)
+            weight_map, map_bytes = decode_map(body[start:], levels, *grid_size(height, width))
+        except ValueError as error:
+            raise BitstreamError(f"Near byte {start}: {error}.") from None
+        codes = body[start + map_bytes :]
+        if len(codes) < 8 or len(codes) % 4:
+            raise BitstreamError(f"At byte {start + map_bytes}: {len(codes)} bytes of codes are no rANS stream.")
+        return cls(width, height, weight_map, caption, codes, fingerprint, CAPTION_CODECS[length_and_codec & 3])
+
+    @classmethod
+    def read(cls, source) -> "Bitstream":
+        """From a path or from bytes."""
+        if not isinstance(source, (bytes, bytearray, memoryview)):
+            source = Path(source).read_bytes()
+        return cls.from_bytes(bytes(source))
+
+
+def write_file(path, data: bytes) -> None:
+    """Write all of `data` to `path` or nothing: into a temporary file beside it, then rename."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _checksum(body: bytes) -> bytes:
+    return (zlib.crc32(body) & 0xFFFFFF).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes(out + bytes([value]))
+
+
+class _Reader:
+    def __init__(self, data: bytes, offset: int):
+        self.data, self.offset = data, offset
+
+    def take(self, length: int, what: str) -> bytes:
+        left = len(self.data) - self.offset
+        if length > left:
+            raise BitstreamError(f"At byte {self.offset}: the {what} needs {length} bytes, {left} are left.")
+        self.offset += length
+        return self.data[self.offset - length : self.offset]
+
+    def varint(self, what: str) -> int:
+        value = 0
+        for shift in (0, 7, 14):
+            byte = self.take(1, what)[0]
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise BitstreamError(f"At byte {self.offset}: the {what} is longer than three bytes.")

@@ -1,0 +1,277 @@
+"""The command `rsic`. Nothing heavy is imported before it is needed: `rsic --help` and `rsic inspect` are quick."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import __version__
+from .bitstream import Bitstream, write_file
+
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def main(argv=None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        # ValueError: bad input, named by whoever met it (BitstreamError is one). OSError: files.
+        print(f"rsic {args.command}: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rsic: interrupted; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rsic",
+        description="Photos in a few hundred bytes: faithful where you ask for it, imagined elsewhere.",
+        epilog="""examples:
+  rsic demo                                          encode and decode a photo, save one sheet of pictures
+  rsic encode photo.jpg -o photo.rsic --caption "a lighthouse on a cliff" --box 120,40,300,380
+  rsic inspect photo.rsic                            what the bytes are spent on
+  rsic decode photo.rsic -o photo.png""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rsic-diffusers {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", default="rsic-tiny", help="a folder, a Hub id, or an embedded model (rsic-tiny)")
+    model.add_argument("--device", default="cpu", help="cpu (the default), cuda, cuda:1, mps")
+    model.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (float32)")
+
+    demand = argparse.ArgumentParser(add_help=False)
+    demand.add_argument("--caption", help="what the picture shows; the decoder imagines by it")
+    demand.add_argument(
+        "--box",
+        action="append",
+        type=_numbers(4),
+        metavar="X0,Y0,X1,Y1",
+        help="what must stay faithful, in pixels; may be given several times",
+    )
+
+    encode = commands.add_parser(
+        "encode",
+        parents=[model, demand],
+        help="photo to .rsic file",
+        description="Compress a photo. With --box, --point or --mask the bytes go there; with none of them, evenly.",
+    )
+    encode.add_argument("photo")
+    encode.add_argument("-o", "--output", help="default: the photo's name with .rsic")
+    encode.add_argument("--point", action="append", type=_numbers(2), metavar="X,Y", help="a disc around this pixel")
+    encode.add_argument("--mask", help="a picture of the photo's size; what is not black matters")
+    encode.add_argument("--weight", type=float, default=1.0, help="fidelity there (or everywhere), 0 to 1 (1)")
+    encode.add_argument("--background", type=float, default=0.0, help="fidelity elsewhere, 0 to 1 (0)")
+    encode.add_argument("--levels", type=int, default=8, help="levels of the map, 2 to 8 (8)")
+    encode.set_defaults(run=run_encode)
+
+    decode = commands.add_parser(
+        "decode", parents=[model], help=".rsic file to picture", description="Turn an .rsic file into a picture."
+    )
+    decode.add_argument("file")
+    decode.add_argument("-o", "--output", help="default: the file's name with .png")
+    decode.add_argument("--preset", help='"paper" is slow and exactly the paper\'s; default: the model\'s own')
+    decode.add_argument("--steps", type=int, help="diffusion steps T")
+    decode.add_argument("--recurrences", type=int, help="self-recurrences T_r of each step")
+    decode.add_argument("--seed", type=int, help="noise seed; default: from the file, so the same file, same picture")
+    decode.set_defaults(run=run_decode)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="what the bytes of an .rsic file are spent on",
+        description="Show size, caption, bytes by part, and the map, without loading a model.",
+    )
+    inspect.add_argument("file")
+    inspect.add_argument("--map", metavar="PNG", help="also save the map as a picture")
+    inspect.set_defaults(run=run_inspect)
+
+    demo = commands.add_parser(
+        "demo",
+        parents=[model, demand],
+        help="encode and decode a photo, save one sheet",
+        description="Encode a photo in referring and in global mode at about equal bytes, decode both, and save a "
+        "sheet beside what a standard codec makes of as many bytes. Without a photo: one that matplotlib ships.",
+    )
+    demo.add_argument("photo", nargs="?")
+    demo.add_argument("-o", "--output", default="rsic_demo.png", help="the sheet (rsic_demo.png)")
+    demo.add_argument("--seed", type=int, help="noise seed; default: from the files")
+    demo.set_defaults(run=run_demo)
+    return parser
+
+
+def run_encode(args) -> None:
+    output = Path(args.output or Path(args.photo).with_suffix(".rsic"))
+    _check_output(output, args.photo)
+    image = _open_image(args.photo)
+    mask = _open_image(args.mask) if args.mask else None
+    encoder = _load("RSICEncoderPipeline", args)
+    encoder.set_progress_bar_config(disable=True)
+    out = encoder(
+        image,
+        caption=args.caption,
+        box=args.box,
+        point=args.point,
+        mask=mask,
+        weight=args.weight,
+        background=args.background,
+        levels=args.levels,
+    )
+    out.save(output)
+    parts = ", ".join(f"{name} {size}" for name, size in out.breakdown.items())
+    print(f"{output}: {len(out.bitstream)} bytes, {out.bpp:.4f} bpp ({parts})")
+
+
+def run_decode(args) -> None:
+    output = Path(args.output or Path(args.file).with_suffix(".png"))
+    _check_output(output, args.file)
+    _check_picture_name(output)
+    data = Path(args.file).read_bytes()
+    Bitstream.from_bytes(data)  # a damaged file is refused before torch is loaded
+    decoder = _load("RSICDecoderPipeline", args)
+    result = decoder(
+        data,
+        preset=args.preset,
+        num_inference_steps=args.steps,
+        num_recurrence_steps=args.recurrences,
+        generator=_generator(args.seed),
+    )
+    _save_image(result.images[0], output)
+    print(f"{output}: {result.images[0].width} x {result.images[0].height}, {result.num_unet_evaluations} UNet evaluations")
+
+
+def run_inspect(args) -> None:
+    file = Bitstream.read(args.file)
+    breakdown = file.breakdown()
+    total = sum(breakdown.values())
+    weight_map = file.weight_map
+    levels = "one constant" if weight_map.mode == "global" else f"{weight_map.levels} levels"
+    print(f"{args.file}: {file.width} x {file.height} pixels, {total} bytes, {8 * total / file.width / file.height:.4f} bpp")
+    print(f"codec    {file.fingerprint.hex()}")
+    print(f"mode     {weight_map.mode} ({levels})")
+    print(f"caption  {file.caption!r} ({file.caption_codec})")
+    print("bytes")
+    for name, size in breakdown.items():
+        print(f"  {name:8s} {size:6d}  {100 * size / total:5.1f} %")
+    print("map      (0 to 9: fidelity; one character pair for each 64 x 64 pixels)")
+    for row in weight_map.values:
+        print("  " + "".join(2 * str(round(9 * float(value))) for value in row))
+    if args.map:
+        from .evaluation.sheet import map_image
+
+        output = Path(args.map)
+        _check_output(output, args.file)
+        _check_picture_name(output)
+        _save_image(map_image(weight_map.values, (file.width, file.height)), output)
+        print(f"map saved to {output}")
+
+
+def run_demo(args) -> None:
+    output = Path(args.output)
+    _check_output(output, args.photo)
+    _check_picture_name(output)
+    caption, boxes = args.caption, args.box
+    if args.photo:
+        image = _open_image(args.photo)
+        boxes = boxes or [(image.width / 4, image.height / 4, image.width * 3 / 4, image.height * 3 / 4)]
+    else:
+        from matplotlib.cbook import get_sample_data
+
+        image = _open_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
+        caption = caption or "a woman in a navy uniform and cap in front of a flag"
+        boxes = boxes or [(150, 40, 370, 310)]
+    encoder, decoder = _load("RSICEncoderPipeline", args), _load("RSICDecoderPipeline", args)
+    encoder.set_progress_bar_config(disable=True)
+
+    from .evaluation.demo import make_demo_sheet
+
+    sheet = make_demo_sheet(encoder, decoder, image, boxes, caption, lambda: _generator(args.seed))
+    _save_image(sheet, output)
+    print(f"The sheet is {output}")
+
+
+def _load(class_name: str, args):
+    print(f"Loading {args.model} ...", file=sys.stderr)
+    import torch
+    from diffusers.utils import logging as diffusers_logging
+
+    import rsic_diffusers
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    if args.device != "cpu":
+        try:
+            torch.empty(0, device=args.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"The device {args.device!r} cannot be used here ({_sentence(error)})") from None
+    pipeline = getattr(rsic_diffusers, class_name).from_pretrained(args.model, dtype=getattr(torch, args.dtype))
+    return pipeline.to(args.device)
+
+
+def _generator(seed):
+    if seed is None:
+        return None
+    import torch
+
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def _open_image(path):
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that Pillow can read; give a JPEG, PNG or WebP file.") from None
+
+
+def _check_output(output: Path, source) -> None:
+    """Refuse, before minutes of work, what could not be written at their end."""
+    if not output.parent.is_dir():
+        raise ValueError(f"There is no folder {output.parent} to write {output.name} to; make it first.")
+    if source and output.exists() and output.samefile(source):
+        raise ValueError(f"The output {output} is the input; choose another name with -o.")
+
+
+def _check_picture_name(output: Path) -> None:
+    from PIL import Image
+
+    if output.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"Pillow writes no {output.suffix or 'nameless'} pictures; give a name ending in .png or .jpg.")
+
+
+def _save_image(image, output: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    image.save(buffer, Image.registered_extensions()[output.suffix.lower()])
+    write_file(output, buffer.getvalue())
+
+
+def _numbers(count: int):
+    def parse(text: str):
+        try:
+            values = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if len(values) != count:
+            raise argparse.ArgumentTypeError(f"expected {count} numbers separated by commas, got {text!r}")
+        return values
+
+    return parse
+
+
+def _sentence(error) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"There is no file {error.filename}."
+    text = " ".join(str(error).split())
+    return text if text.endswith(".") else text + "."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

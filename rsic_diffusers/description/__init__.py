@@ -1,0 +1,1 @@
+"""GDE, global description encoding: the caption and its bytes."""

@@ -1,0 +1,59 @@
+"""The caption's bytes: lossless, by whichever library makes them fewest."""
+
+import zlib
+
+import brotli
+
+
+# The index of a codec is written into files: append only.
+CAPTION_CODECS = ("raw", "zlib", "brotli")
+MAX_CAPTION_BYTES = 4096
+
+
+def encode_caption(caption: str, codec: str = "auto") -> tuple[int, bytes]:
+    """Compress a caption.
+
+    Args:
+        caption (`str`): Any Unicode text of at most 4096 bytes in UTF-8.
+        codec (`str`): "raw", "zlib" (the paper's), "brotli" (knows common English words), or "auto": the smallest.
+
+    Returns:
+        `tuple[int, bytes]`: The codec's number in `CAPTION_CODECS`, and the payload.
+    """
+    if codec not in ("auto", *CAPTION_CODECS):
+        raise ValueError(f"caption_codec must be one of auto, {', '.join(CAPTION_CODECS)}; got {codec!r}.")
+    text = caption.encode("utf-8")
+    if len(text) > MAX_CAPTION_BYTES:
+        raise ValueError(f"The caption has {len(text)} bytes, more than the {MAX_CAPTION_BYTES} a file can hold.")
+    payloads = {
+        "raw": text,
+        "zlib": zlib.compress(text, 9),
+        "brotli": brotli.compress(text, mode=brotli.MODE_TEXT, quality=11, lgwin=10),
+    }
+    if codec == "auto":
+        codec = min(payloads, key=lambda name: len(payloads[name]))
+    return CAPTION_CODECS.index(codec), payloads[codec]
+
+
+def decode_caption(codec: int, payload: bytes) -> str:
+    """Undo `encode_caption`; ValueError if `payload` is not what an encoder writes."""
+    if codec >= len(CAPTION_CODECS):
+        raise ValueError(f"caption codec {codec} is unknown")
+    name = CAPTION_CODECS[codec]
+    # A few hostile bytes can stand for gigabytes: never decompress past the longest caption.
+    try:
+        if name == "zlib":
+            decompressor = zlib.decompressobj()
+            text = decompressor.decompress(payload, MAX_CAPTION_BYTES)
+            complete = decompressor.eof and not decompressor.unused_data
+        elif name == "brotli":
+            decompressor = brotli.Decompressor()
+            text = decompressor.process(payload, output_buffer_limit=MAX_CAPTION_BYTES + 1)
+            complete = decompressor.is_finished()
+        else:
+            text, complete = payload, True
+        if not complete or len(text) > MAX_CAPTION_BYTES:
+            raise ValueError("the caption does not end where it should")
+        return text.decode("utf-8")
+    except (zlib.error, brotli.error, UnicodeDecodeError) as error:
+        raise ValueError(f"the caption cannot be decoded ({error})") from None

@@ -1,0 +1,49 @@
+"""The sheet that `rsic demo` saves."""
+
+from .equal_size import global_at_equal_size
+from .metrics import psnr
+from .sheet import draw_box, make_sheet, map_image
+from .standard_codecs import best_standard_codec
+
+
+# Faithful, but not at any price: the point is to show a small file.
+REFERRING_WEIGHT = 6 / 7
+
+
+def make_demo_sheet(encoder, decoder, image, boxes, caption, make_generator):
+    """Original with the region, the map, both modes at about equal bytes, and a standard codec.
+
+    Args:
+        encoder, decoder: The pipelines.
+        image (`PIL.Image.Image`): The photo, RGB.
+        boxes (`list[tuple]`): (x0, y0, x1, y1) in pixels; the first is measured.
+        caption (`str`, *optional*).
+        make_generator (`Callable`): Gives the noise generator of each decoding, or None.
+    """
+    referring = encoder(image, caption=caption, box=boxes, weight=REFERRING_WEIGHT)
+    print(f"referring mode: {len(referring.bitstream)} bytes {referring.breakdown}")
+    even = global_at_equal_size(encoder, image, len(referring.bitstream), caption=caption)
+    print(f"global mode:    {len(even.bitstream)} bytes {even.breakdown}")
+    standard = best_standard_codec(image, len(referring.bitstream))
+
+    def label(title, data, picture):
+        bpp = 8 * len(data) / (image.width * image.height)
+        return (
+            f"{title}: {len(data)} bytes, {bpp:.4f} bpp\n"
+            f"PSNR {psnr(picture, image):.1f} dB, in the region {psnr(picture, image, boxes[0]):.1f} dB"
+        )
+
+    original = image
+    for box in boxes:
+        original = draw_box(original, box)
+    pictures = [
+        (original, f"original, {image.width} x {image.height}, with the region\n{caption or '(no caption)'}"),
+        (map_image(referring.weight_map, image.size), "the map M\nwhite: faithful, black: imagined"),
+    ]
+    for title, out in (("global mode", even), ("referring mode", referring)):
+        print(f"decoding, {title}")
+        picture = decoder(out.bitstream, generator=make_generator()).images[0]
+        pictures.append((picture, label(title, out.bitstream, picture)))
+    title = standard.name if standard.fits else f"{standard.name}, its smallest file"
+    pictures.append((standard.image, label(title, standard.data, standard.image)))
+    return make_sheet(pictures, columns=3)

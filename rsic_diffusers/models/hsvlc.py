@@ -1,0 +1,330 @@
+"""HSVLC, the hierarchical spatially-variable latent codec (paper, section III-C; RGE)."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import nn
+
+from .entropy import ConditionalPrior, GaussianCDFTables, RansStream, gaussian_bits
+from .fixed_point import ACTIVATION_ONE, round_ste
+from .layers import DownBlock, ResidualBlock, UpBlock
+
+
+CELL = 8  # latent positions along the side of a cell of M (64 pixels)
+MAX_SYMBOL = 127  # codes then fit the priors' 16-bit activations
+
+
+@dataclass
+class HSVLCOutput(BaseOutput):
+    """
+    Args:
+        sample (`torch.Tensor` of shape (B, 4, h, w)): The decoded latents.
+        bits (`list[torch.Tensor]`): For each scale, coarse to fine, bits by code element, (B, C_i, h_i, w_i);
+            zero behind closed gates.
+    """
+
+    sample: torch.Tensor
+    bits: list[torch.Tensor] | None = None
+
+
+class HSVLC(ModelMixin, ConfigMixin):
+    r"""Codes Stable Diffusion latents at a rate that follows the weight map M.
+
+    ```
+             M --> SFT in every block, gates, priors
+                                                                       <- encoder | decoder ->
+    z0 -> Down 1/2 ---> Down 1/4 ---> Down 1/8 ---> Down 1/16
+            |             |             |             |
+          y3,M>=7/8     y2,M>=3/4     y1,M>=1/2      y0          q_i = round(y_i - mean_i)
+            |             |             |             |                   |
+            |             |             |             |      rANS with p(f_i | f_<i, M), fixed point
+            v             v             v             v                   |
+          f3 -> Up 1 <- f2 Up 1/2 <-  f1 Up 1/4 <-  f0 Up 1/8   f_i = q_i + mean_i; behind a closed gate f_i = mean_i
+            |
+          z0_hat
+    ```
+
+    The analysis of each scale also sees what the decoder made of the coarser ones, so y_i carries only what is still
+    missing. Only the priors pick probabilities, and they run on integers (`models/fixed_point.py`); the transforms are
+    ordinary floating point.
+
+    Args:
+        latent_channels (`int`): Channels of the latents.
+        hidden_channels (`tuple[int]`): Widths of the transforms at 1/2, 1/4, 1/8 and 1/16 of the latents' size.
+        code_channels (`tuple[int]`): Channels of f_0 (1/16, coarsest) to f_3 (1/2, finest).
+        gates (`tuple[float]`): f_i is coded where M >= gates[i].
+        prior_channels (`int`): Width of the prior networks.
+        num_scales, scale_min, scale_max: The ladder of Gaussian scales, in symbols.
+        scaling_factor (`float`, *optional*): `scaling_factor` of the VAE whose latents the codec was trained on.
+        single_layer (`bool`): One code at 1/4 of the latents' size and no gates: the paper's "w/o HSVLC".
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 4,
+        hidden_channels: tuple[int, ...] = (64, 96, 128, 128),
+        code_channels: tuple[int, ...] = (32, 24, 16, 8),
+        gates: tuple[float, ...] = (0.0, 0.5, 0.75, 0.875),
+        prior_channels: int = 48,
+        num_scales: int = 64,
+        scale_min: float = 0.11,
+        scale_max: float = 32.0,
+        scaling_factor: float | None = None,
+        single_layer: bool = False,
+    ):
+        super().__init__()
+        if single_layer:
+            # The same transforms; of the four codes only the third is left, wide enough for all rates.
+            code_channels, gates = (0, 0, 2 * code_channels[2], 0), (0.0,) * 4
+        self.gates = gates
+        widths = tuple(reversed(hidden_channels))  # coarse to fine, as all lists below
+        self.down = nn.ModuleList(
+            DownBlock(c_in, c_out) for c_in, c_out in zip((latent_channels, *hidden_channels), hidden_channels)
+        )
+        self.scales = [i for i, channels in enumerate(code_channels) if channels]
+        self.code_in = nn.ModuleList(
+            nn.Conv2d(2 * width, channels, 3, padding=1) if channels else nn.Identity()
+            for width, channels in zip(widths, code_channels)
+        )
+        self.code_out = nn.ModuleList(
+            nn.Conv2d(channels, width, 3, padding=1) if channels else nn.Identity()
+            for width, channels in zip(widths, code_channels)
+        )
+        self.start = nn.Parameter(torch.zeros(1, widths[0], 1, 1))
+        self.up = nn.ModuleList(UpBlock(c_in, c_out) for c_in, c_out in zip(widths, (*widths[1:], 32)))
+        self.out_block = ResidualBlock(32)
+        self.out = nn.Conv2d(32, latent_channels, 3, padding=1)
+        self.prior = ConditionalPrior(tuple(c for c in code_channels if c), prior_channels, num_scales)
+        self.tables = GaussianCDFTables(num_scales, scale_min, scale_max)
+        self.register_buffer("codec_id", torch.zeros(2, dtype=torch.int32))
+
+    # ------------------------------------------------------------------------------------------------- weight maps
+
+    def _maps(self, weight_map: torch.Tensor, height: int, width: int) -> list[torch.Tensor]:
+        """M on the grids of 1/16, 1/8, 1/4, 1/2 and 1 of the (padded) latents.
+
+        A cell of f_0's grid holds 2 x 2 cells of M and takes their largest value. Cells that padding added are 0.
+        """
+        rows, columns = height // CELL, width // CELL
+        weight_map = F.pad(weight_map, (0, columns - weight_map.shape[-1], 0, rows - weight_map.shape[-2]))
+        maps = [F.max_pool2d(weight_map, 2), weight_map]
+        for factor in (2, 4, 8):
+            maps.append(weight_map.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
+        return maps
+
+    @staticmethod
+    def _check_map_shape(weight_map: torch.Tensor, batch: int, height: int, width: int) -> None:
+        expected = (batch, 1, -(-height // CELL), -(-width // CELL))
+        if tuple(weight_map.shape) != expected:
+            raise ValueError(
+                f"weight_map has shape {tuple(weight_map.shape)}, expected {expected}: one value for each {CELL} x "
+                f"{CELL} positions of a latent of {height} x {width}."
+            )
+
+    def _gate(self, i: int, level_map: torch.Tensor) -> torch.Tensor:
+        return level_map >= self.gates[i]
+
+    # -------------------------------------------------------------------------------------------------- transforms
+
+    def _pad(self, latents: torch.Tensor) -> torch.Tensor:
+        """Repeat the border until height and width are multiples of 16."""
+        height, width = latents.shape[-2:]
+        return F.pad(latents, (0, -width % (2 * CELL), 0, -height % (2 * CELL)), mode="replicate")
+
+    def _analyse(self, latents: torch.Tensor, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Bottom-up features, coarse to fine."""
+        features, x = [], latents
+        for block, level_map in zip(self.down, reversed(maps[:-1])):
+            x = block(x, level_map)
+            features.insert(0, x)
+        return features
+
+    def _top_down(self, maps, code):
+        """Run the decoder; `code(i, x)` gives the code f_i when its turn comes, x being the features so far."""
+        x = self.start.expand(len(maps[0]), -1, *maps[0].shape[-2:])
+        for i, block in enumerate(self.up):
+            if i in self.scales:
+                x = x + self.code_out[i](code(i, x))
+            x = block(x, maps[i])
+        return self.out(F.silu(self.out_block(x, maps[-1])))
+
+    def forward(
+        self, latents: torch.Tensor, weight_map: torch.Tensor, quantization: str = "ste", return_dict: bool = True
+    ) -> HSVLCOutput | tuple:
+        """Code and decode, differentiably and without writing bytes: C(z) of the paper's Algorithm 1.
+
+        Args:
+            latents (`torch.Tensor` of shape (B, 4, h, w)): scaling_factor x the VAE's latents, any h and w.
+            weight_map (`torch.Tensor` of shape (B, 1, ceil(h/8), ceil(w/8))): M, values in [0, 1].
+            quantization (`str`): "ste" rounds, with the gradient passed straight through; "none" does not round
+                (C as a smooth function).
+
+        Returns:
+            [`HSVLCOutput`]: Decoded latents, and the rate of "noise"-relaxed codes, which training minimises.
+        """
+        if quantization not in ("ste", "none"):
+            raise ValueError(f'quantization must be "ste" or "none", got {quantization!r}.')
+        height, width = latents.shape[-2:]
+        self._check_map_shape(weight_map, len(latents), height, width)
+        # Whole 1/256ths, so that this prior and the fixed-point one see the same M.
+        weight_map = torch.round(weight_map.to(latents) * ACTIVATION_ONE) / ACTIVATION_ONE
+        padded = self._pad(latents)
+        maps = self._maps(weight_map, *padded.shape[-2:])
+        features = self._analyse(padded, maps)
+        bits = []
+        codes = hidden = None
+
+        def code(i, x):
+            nonlocal codes, hidden
+            y = self.code_in[i](torch.cat([features[i], x], dim=1))
+            mean, index, hidden = self.prior(self.scales.index(i), maps[i], codes, hidden)
+            residual = y - mean
+            gate = self._gate(i, maps[i])
+            if self.training:
+                noisy = residual + torch.rand_like(residual) - 0.5
+                bits.append(gaussian_bits(noisy.float(), self.tables.scale(index.float())) * gate)
+            rounded = round_ste(residual) if quantization == "ste" else residual
+            codes = mean + rounded * gate
+            return codes
+
+        sample = self._top_down(maps, code)[..., :height, :width]
+        if not return_dict:
+            return (sample,)
+        return HSVLCOutput(sample=sample, bits=bits or None)
+
+    # ------------------------------------------------------------------------------------------------------ coding
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Round the priors to fixed point, make the CDF tables, name the codec. Once, after training; then save."""
+        self.prior.update()
+        self.tables.update()
+        digest = hashlib.sha256(repr((self.gates, self.scales)).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if name != "codec_id":
+                digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        self.codec_id.copy_(torch.tensor(list(digest.digest()[:2])))
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Two bytes that name this trained codec; files carry them. No cast to another dtype changes them."""
+        return bytes(self.codec_id.tolist())
+
+    def compress(self, latents: torch.Tensor, weight_map: torch.Tensor, return_bits: bool = False):
+        """Code latents into one rANS stream.
+
+        Args:
+            latents (`torch.Tensor` of shape (1, 4, h, w)): scaling_factor x the VAE's latents, any h and w.
+            weight_map (`torch.Tensor` of shape (1, 1, ceil(h/8), ceil(w/8))): M, values in [0, 1].
+            return_bits (`bool`): Also return the information content of each scale in bits, coarse to fine.
+
+        Returns:
+            `bytes`, or `(bytes, list[float])`.
+        """
+        self._check_coding(weight_map, latents.shape[-2:])
+        if latents.shape[0] != 1:
+            raise ValueError(f"compress codes one latent at a time, got a batch of {latents.shape[0]}.")
+        if not bool(torch.isfinite(latents).all()):
+            raise ValueError("The latents hold NaN or infinite values; was the VAE run in a dtype it cannot stand?")
+        integer_maps = self._integer_maps(weight_map, latents.shape[-2:])
+        padded = self._pad(latents)
+        maps = [(level_map / ACTIVATION_ONE).to(latents) for level_map in integer_maps]
+        with torch.no_grad():
+            features = self._analyse(padded, maps)
+        stream = RansStream(self.tables.as_lists())
+        bits = []
+
+        def measure(i, mean, index, gate, x):
+            y = self.code_in[i](torch.cat([features[i], x], dim=1)).cpu().double()
+            q = torch.round(y - mean / ACTIVATION_ONE).clamp(-MAX_SYMBOL, MAX_SYMBOL).long()[gate]
+            stream.write(q, index[gate])
+            bits.append(self.tables.bits(q, index[gate]))
+            return q
+
+        self._walk(maps, integer_maps, measure)
+        data = stream.finish()
+        return (data, bits) if return_bits else data
+
+    def decompress(self, data: bytes, weight_map: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        """Decode what `compress` wrote.
+
+        Args:
+            data (`bytes`): The stream.
+            weight_map (`torch.Tensor` of shape (1, 1, ceil(h/8), ceil(w/8))): The M it was coded with.
+            shape (`tuple[int, int]`): Height and width of the latents.
+
+        Returns:
+            `torch.Tensor` of shape (1, 4, h, w): z_hat_0, in the model's dtype and on its device.
+
+        Raises:
+            ValueError: The stream holds a symbol that no encoder writes.
+        """
+        return self._read(data, weight_map, shape)[0]
+
+    def decode_symbols(self, data: bytes, weight_map: torch.Tensor, shape: tuple[int, int]) -> list[torch.Tensor]:
+        """The integers in the stream, coarse to fine: int64 tensors of shape (C_i, h_i, w_i), 0 behind closed gates.
+
+        They are the same on every device, dtype, thread count and library version.
+        """
+        return [symbols[0] for symbols in self._read(data, weight_map, shape)[1]]
+
+    def _read(self, data, weight_map, shape):
+        self._check_coding(weight_map, shape)
+        integer_maps = self._integer_maps(weight_map, shape)
+        maps = [(level_map / ACTIVATION_ONE).to(self.start) for level_map in integer_maps]
+        stream = RansStream(self.tables.as_lists())
+        # Every scale has at most 1/4 as many positions as the finest one before it.
+        positions = integer_maps[-1].numel()
+        stream.open(data, max_symbols=positions * max(self.config.code_channels))
+
+        def read(i, mean, index, gate, x):
+            q = stream.read(index[gate])
+            if q.numel() and int(q.abs().max()) > MAX_SYMBOL:
+                raise ValueError(f"The code stream holds a symbol beyond +-{MAX_SYMBOL}; the data is damaged.")
+            return q
+
+        sample, symbols = self._walk(maps, integer_maps, read)
+        return sample[..., : shape[0], : shape[1]], symbols
+
+    @torch.no_grad()
+    def _walk(self, maps, integer_maps, symbols_of):
+        """Go down the scales as encoder and decoder both must, and keep them in step.
+
+        `symbols_of(i, mean, index, gate, x)` gives the integers q_i where the gate of scale i is open: the encoder
+        measures and writes them, the decoder reads them.
+
+        Returns:
+            The decoded latents (padded size), and for each scale q_i (int64, 0 behind closed gates).
+        """
+        symbols = []
+        codes = hidden = None
+
+        def code(i, x):
+            nonlocal codes, hidden
+            mean, index, hidden = self.prior.forward_integer(self.scales.index(i), integer_maps[i], codes, hidden)
+            gate = self._gate(i, integer_maps[i] / ACTIVATION_ONE).expand_as(mean)
+            q = torch.zeros_like(index)
+            q[gate] = symbols_of(i, mean, index, gate, x)
+            symbols.append(q)
+            codes = mean + ACTIVATION_ONE * q
+            return (codes / ACTIVATION_ONE).to(x)
+
+        return self._top_down(maps, code), symbols
+
+    def _integer_maps(self, weight_map: torch.Tensor, shape: tuple[int, int]) -> list[torch.Tensor]:
+        """M on all grids in units of 1/256, whole numbers in float64 on the CPU."""
+        integer_map = torch.round(weight_map.detach().cpu().double() * ACTIVATION_ONE)
+        return self._maps(integer_map, *(side + -side % (2 * CELL) for side in shape))
+
+    def _check_coding(self, weight_map: torch.Tensor, shape: tuple[int, int]) -> None:
+        self._check_map_shape(weight_map, 1, *shape)
+        if not bool(((weight_map >= 0) & (weight_map <= 1)).all()):
+            raise ValueError("weight_map must hold numbers between 0 and 1; it holds others, or NaN.")
+        if not self.tables.ready:
+            raise ValueError("This HSVLC has no CDF tables yet; call `hsvlc.update()` once after training, then save.")

@@ -1,0 +1,55 @@
+"""What the pipelines return."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers.utils import BaseOutput
+
+from ..bitstream import write_file
+
+
+@dataclass
+class RSICEncoderOutput(BaseOutput):
+    """
+    One photo gives the values, a list of photos gives lists of them.
+
+    Args:
+        bitstream (`bytes`): The file.
+        bpp (`float`): Bits per pixel, counted from the length of the file.
+        breakdown (`dict[str, int]`): Bytes by part: header (with checksum), caption, map, f0 (coarsest) to f3. The
+            sum is the length of the file. The scales share one stream; each gets the whole bytes nearest to its
+            information content.
+        caption (`str`): The caption in the file.
+        weight_map (`np.ndarray` of shape (ceil(H/64), ceil(W/64)), float32): M, values in [0, 1].
+    """
+
+    bitstream: bytes | list[bytes]
+    bpp: float | list[float]
+    breakdown: dict[str, int] | list[dict[str, int]]
+    caption: str | list[str]
+    weight_map: np.ndarray | list[np.ndarray]
+
+    def save(self, path) -> None:
+        """Write the file (or, for a list of photos, one file for each of a list of paths), whole or not at all."""
+        if isinstance(self.bitstream, bytes):
+            write_file(path, self.bitstream)
+            return
+        if isinstance(path, str) or len(path) != len(self.bitstream):
+            raise ValueError(f"{len(self.bitstream)} photos were encoded; give a list of as many paths.")
+        for one_path, data in zip(path, self.bitstream):
+            write_file(one_path, data)
+
+
+@dataclass
+class RSICDecoderOutput(BaseOutput):
+    """
+    Args:
+        images (`list[PIL.Image.Image]`, `np.ndarray` of shape (B, H, W, 3) in [0, 1], or `torch.Tensor`): The
+            pictures; (B, 3, H, W) in [0, 1] for `output_type="pt"`, the latents z_0 for `"latent"`.
+        num_unet_evaluations (`int`): UNet calls made, a pair for classifier-free guidance counted as one.
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    num_unet_evaluations: int

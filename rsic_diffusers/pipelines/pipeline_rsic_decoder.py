@@ -1,0 +1,264 @@
+"""Bytes in, picture out: GGD, guided generative decoding (paper, section III-D, Algorithm 1)."""
+
+import zlib
+from typing import Callable
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import logging
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ..bitstream import Bitstream, BitstreamError
+from ..hub import FromPretrainedMixin
+from ..models.hsvlc import CELL, HSVLC
+from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
+from .latents import decode_latents
+from .pipeline_output import RSICDecoderOutput
+
+
+logger = logging.get_logger(__name__)
+
+EXAMPLE_DOC_STRING = """
+        Examples:
+        ```py
+        >>> import torch
+        >>> from rsic_diffusers import RSICDecoderPipeline
+
+        >>> dec = RSICDecoderPipeline.from_pretrained("rsic-tiny")
+        >>> image = dec("photo.rsic").images[0]
+        >>> image.save("photo.png")
+        ```
+"""
+
+# Values for `__call__`'s arguments by name. Without a preset the scheduler's config decides.
+PRESETS = {
+    "paper": {
+        "num_inference_steps": 50,
+        "num_recurrence_steps": 8,
+        "guidance_strength": 1e3,
+        "guidance_scale": 3.0,
+        "referring_scale": 0.7,
+        "guidance_target": "noisy",
+    },
+}
+
+
+class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
+    """Turns `.rsic` files back into pictures with a Stable Diffusion 1.x model that was never trained for it.
+
+    Args:
+        vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Latents to pictures.
+        text_encoder ([`CLIPTextModel`]), tokenizer ([`CLIPTokenizer`]): For the caption.
+        unet ([`UNet2DConditionModel`]): The diffusion model, epsilon or v-prediction.
+        hsvlc ([`HSVLC`]): Bytes to latents, and C in the guidance.
+        scheduler ([`GuidedSelfRecurrentDDIMScheduler`]): The sampler, with the defaults of `__call__`.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    # In the sampling loop UNet and HSVLC take turns; HSVLC is small and stays.
+    _exclude_from_cpu_offload = ["hsvlc"]
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        vae,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        hsvlc: HSVLC,
+        scheduler: GuidedSelfRecurrentDDIMScheduler,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, hsvlc=hsvlc, scheduler=scheduler
+        )
+        self.image_processor = VaeImageProcessor()
+
+    def check_inputs(self, files, preset, output_type, callback_on_step_end_tensor_inputs, settings):
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}.')
+        for name in ("num_inference_steps", "num_recurrence_steps"):
+            if not isinstance(settings[name], int) or settings[name] < 1:
+                raise ValueError(f"{name} must be a whole number from 1 up, got {settings[name]!r}.")
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs may hold {self._callback_tensor_inputs}, not {sorted(unknown)}."
+            )
+        if not files:
+            raise ValueError("There is nothing to decode: the list is empty.")
+        if len({(file.width, file.height) for file in files}) > 1:
+            raise ValueError("Files decoded together must hold pictures of one size; decode these one after another.")
+        for file in files:
+            if file.fingerprint != self.hsvlc.fingerprint:
+                raise BitstreamError(
+                    f"The file was made for the codec {file.fingerprint.hex()}, this model's is "
+                    f"{self.hsvlc.fingerprint.hex()}; load the model that encoded it."
+                )
+
+    def encode_prompt(self, captions: list[str]) -> torch.Tensor:
+        """Text embeddings of shape (B, 77, D). What the text encoder cannot read is cut, with a warning."""
+        limit = self.tokenizer.model_max_length
+        tokens = self.tokenizer(
+            captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+        )
+        for caption in captions:
+            whole = self.tokenizer(caption, truncation=False).input_ids
+            if len(whole) > limit:
+                cut = self.tokenizer.decode(whole[limit - 1 :], skip_special_tokens=True)
+                logger.warning(f"The caption is longer than the text encoder's {limit} tokens; not read: {cut!r}")
+        return self.text_encoder(tokens.input_ids.to(self._execution_device)).last_hidden_state
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        bitstream,
+        preset: str | None = None,
+        num_inference_steps: int | None = None,
+        num_recurrence_steps: int | None = None,
+        guidance_scale: float | None = None,
+        referring_scale: float | None = None,
+        guidance_strength: float | None = None,
+        guidance_target: str | None = None,
+        inversion_guidance_scale: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+    ) -> RSICDecoderOutput | tuple:
+        """Decode a file, or a list of files of pictures of one size.
+
+        Args:
+            bitstream (`bytes`, path, or a list of them): The file.
+            preset (`str`, *optional*): "paper" is Algorithm 1 with the paper's settings. Other arguments override
+                it; what neither gives comes from the scheduler's config.
+            num_inference_steps (`int`, *optional*): T.
+            num_recurrence_steps (`int`, *optional*): T_r.
+            guidance_scale, referring_scale (`float`, *optional*): omega = guidance_scale (1 - referring_scale M).
+            guidance_strength (`float`, *optional*): gamma, the pull towards the coded latents.
+            guidance_target (`str`, *optional*): "noisy" or "clean", see the scheduler.
+            inversion_guidance_scale (`float`, *optional*): omega during inversion.
+            generator (`torch.Generator`, *optional*): Default: seeded by the file, so that the same file gives the
+                same picture.
+            output_type (`str`): "pil", "np", "pt" or "latent".
+            callback_on_step_end (`Callable`, *optional*): Called as `f(pipeline, step, timestep, {"latents": ...})`
+                after each denoising step; may return changed latents.
+
+        Returns:
+            [`RSICDecoderOutput`], or the tuple (images, num_unet_evaluations).
+
+        Raises:
+            BitstreamError: The file is damaged, foreign, or made for another codec; raised before any network runs.
+        {example}
+        """
+        # 1. Check inputs
+        sources = list(bitstream) if isinstance(bitstream, (list, tuple)) else [bitstream]
+        files = [Bitstream.read(source) for source in sources]
+        settings = {
+            "num_inference_steps": num_inference_steps,
+            "num_recurrence_steps": num_recurrence_steps,
+            "guidance_scale": guidance_scale,
+            "referring_scale": referring_scale,
+            "guidance_strength": guidance_strength,
+            "guidance_target": guidance_target,
+            "inversion_guidance_scale": inversion_guidance_scale,
+        }
+        for name, value in settings.items():
+            if value is None:
+                settings[name] = PRESETS.get(preset, {}).get(name, self.scheduler.config[name])
+        self.check_inputs(files, preset, output_type, callback_on_step_end_tensor_inputs, settings)
+        device = self._execution_device
+        num_inference_steps, num_recurrence_steps = settings["num_inference_steps"], settings["num_recurrence_steps"]
+        if generator is None:
+            # On the CPU, so that the noise is the same on every machine.
+            generator = [torch.Generator("cpu").manual_seed(zlib.crc32(file.to_bytes())) for file in files]
+
+        # 2. Codes to latents, z_hat_0, and M at two resolutions
+        size = (files[0].height, files[0].width)
+        shape = tuple(-(-side // 8) for side in size)
+        weight_map = torch.from_numpy(np.stack([file.weight_map.values for file in files]))[:, None]
+        try:
+            coded = torch.cat(
+                [self.hsvlc.decompress(file.codes, one[None], shape) for file, one in zip(files, weight_map)]
+            )
+        except ValueError as error:
+            raise BitstreamError(str(error)) from None
+        coded = coded.to(device, torch.float32)  # (B, 4, h, w)
+        weight_map = weight_map.to(device)
+        omega = self.scheduler.guidance_scale_map(
+            weight_map.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)[..., : shape[0], : shape[1]],
+            settings["guidance_scale"],
+            settings["referring_scale"],
+        )
+
+        def codec(latents):
+            return self.hsvlc(latents.to(self.hsvlc.dtype), weight_map).sample
+
+        # 3. Captions to embeddings
+        captions = [file.caption for file in files]
+        with_caption = self.encode_prompt(captions)
+        without_caption = self.encode_prompt([""] * len(files)) if any(captions) else None
+        evaluations = 0
+
+        def predict(latents, timestep, omega):
+            """eps(z_t) + omega (eps(z_t, c) - eps(z_t)), a pair of predictions being one call."""
+            nonlocal evaluations
+            evaluations += 1
+            latents = latents.to(self.unet.dtype)
+            constant = not torch.is_tensor(omega)
+            if without_caption is None or (constant and omega in (0, 1)):
+                embeddings = without_caption if constant and omega == 0 and any(captions) else with_caption
+                return self.unet(latents, timestep, embeddings).sample.float()
+            embeddings = torch.cat([without_caption, with_caption])
+            without, with_ = self.unet(torch.cat([latents] * 2), timestep, embeddings).sample.float().chunk(2)
+            return without + omega * (with_ - without)
+
+        # 4. Invert z_hat_0 to z_hat_T, keeping the trajectory (Algorithm 1, line 2)
+        self.scheduler.set_timesteps(num_inference_steps, device)
+        timesteps = self.scheduler.timesteps.tolist()
+        trajectory = {}
+        latents = coded
+        with self.progress_bar(total=num_inference_steps * (1 + num_recurrence_steps)) as progress_bar:
+            for t in reversed(timesteps):
+                eps = predict(latents, t, settings["inversion_guidance_scale"])
+                latents = trajectory[t] = self.scheduler.invert_step(eps, t, latents)
+                progress_bar.update()
+
+            # 5. Guided, self-recurrent denoising (lines 3 to 11)
+            for i, t in enumerate(timesteps):
+                reference = trajectory.pop(t) if settings["guidance_target"] == "noisy" else coded
+                for recurrence in range(num_recurrence_steps):
+                    previous = self.scheduler.step(
+                        predict(latents, t, omega),
+                        t,
+                        latents,
+                        reference=reference,
+                        codec=codec,
+                        guidance_strength=settings["guidance_strength"],
+                        guidance_target=settings["guidance_target"],
+                    ).prev_sample
+                    progress_bar.update()
+                    if recurrence < num_recurrence_steps - 1:
+                        latents = self.scheduler.renoise(previous, t, generator)
+                latents = previous
+                if callback_on_step_end is not None:
+                    callback_outputs = callback_on_step_end(self, i, t, {"latents": latents})
+                    latents = (callback_outputs or {}).get("latents", latents)
+
+        # 6. Latents to pictures
+        if output_type == "latent":
+            images = latents
+        else:
+            images = decode_latents(self.vae, latents.to(self.vae.dtype), size)
+            images = self.image_processor.postprocess(images.float(), output_type=output_type)
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return (images, evaluations)
+        return RSICDecoderOutput(images=images, num_unet_evaluations=evaluations)
+
+    __call__.__doc__ = __call__.__doc__.replace("{example}", EXAMPLE_DOC_STRING)

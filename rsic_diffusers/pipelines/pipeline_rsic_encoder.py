@@ -1,0 +1,200 @@
+"""Photo in, bytes out: GDE and RGE (paper, sections III-B and III-C)."""
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import logging
+
+from ..bitstream import MAX_PIXELS, MAX_SIDE, MIN_SIDE, Bitstream
+from ..hub import FromPretrainedMixin
+from ..models.hsvlc import HSVLC
+from ..referring.demands import make_weight_map
+from .latents import encode_image
+from .pipeline_output import RSICEncoderOutput
+
+
+logger = logging.get_logger(__name__)
+
+EXAMPLE_DOC_STRING = """
+        Examples:
+        ```py
+        >>> from PIL import Image
+        >>> from rsic_diffusers import RSICEncoderPipeline
+
+        >>> enc = RSICEncoderPipeline.from_pretrained("rsic-tiny")
+        >>> out = enc(Image.open("photo.jpg"), caption="a lighthouse on a cliff", box=(120, 40, 300, 380))
+        >>> out.save("photo.rsic")
+        >>> print(len(out.bitstream), out.bpp, out.breakdown)
+        ```
+"""
+
+
+class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
+    """Compresses photos to `.rsic` files.
+
+    Reads the same repos as [`RSICDecoderPipeline`], and takes of them only what encoding needs: no UNet, no text
+    encoder.
+
+    Args:
+        vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Pictures to latents.
+        hsvlc ([`HSVLC`]): Latents to bytes.
+        tokenizer ([`CLIPTokenizer`], *optional*): Tells whether the decoder can read all of a caption.
+        referring_model, captioner (*optional*): Not used yet.
+    """
+
+    model_cpu_offload_seq = "vae"
+    # Its coding methods are not `forward`, which is all that offloading hooks see; it is small.
+    _exclude_from_cpu_offload = ["hsvlc"]
+    _optional_components = ["tokenizer", "referring_model", "captioner"]
+
+    def __init__(self, vae, hsvlc: HSVLC, tokenizer=None, referring_model=None, captioner=None):
+        super().__init__()
+        self.register_modules(
+            vae=vae, hsvlc=hsvlc, tokenizer=tokenizer, referring_model=referring_model, captioner=captioner
+        )
+        self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
+
+    def check_inputs(self, images, captions, referring):
+        if referring is not None:
+            raise ValueError(
+                "referring= (a phrase) needs a referring model, which this version does not have yet; say what "
+                "matters with box=, point= or mask=."
+            )
+        for image, caption in zip(images, captions):
+            if isinstance(image, PIL.Image.Image):
+                width, height = image.size
+            elif isinstance(image, (np.ndarray, torch.Tensor)):
+                if image.ndim != 3:
+                    raise ValueError(f"An image array must have 3 dimensions, got {image.ndim}; give a list for many.")
+                # diffusers' habit: arrays are (H, W, 3), tensors (3, H, W)
+                height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.shape[1:]
+                if image.dtype in (np.uint8, torch.uint8):
+                    raise ValueError("An image array must hold floats in [0, 1]; divide by 255, or give a PIL image.")
+                if not (image.min() >= 0 and image.max() <= 1):
+                    raise ValueError("An image array must hold numbers in [0, 1]; it holds others, or NaN.")
+            else:
+                raise ValueError(f"An image must be a PIL image, an array or a tensor, got {type(image).__name__}.")
+            if min(width, height) < MIN_SIDE:
+                raise ValueError(f"The picture is {width} x {height} pixels; both sides must be at least {MIN_SIDE}.")
+            if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+                raise ValueError(
+                    f"The picture is {width} x {height} pixels; sides go up to {MAX_SIDE} and pixels to {MAX_PIXELS}. "
+                    "Make it smaller first."
+                )
+            if not isinstance(caption, str):
+                raise ValueError(f"A caption must be a string, got {type(caption).__name__}.")
+            self._check_caption(caption)
+
+    def _check_caption(self, caption):
+        if self.tokenizer is None:
+            return
+        limit = self.tokenizer.model_max_length
+        tokens = self.tokenizer(caption, truncation=False).input_ids
+        if len(tokens) > limit:
+            cut = self.tokenizer.decode(tokens[limit - 1 :], skip_special_tokens=True)
+            raise ValueError(
+                f"The caption has {len(tokens)} tokens and the text encoder reads {limit}; it would not read "
+                f"{cut!r}. Make the caption shorter."
+            )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image,
+        caption: str | list[str] | None = None,
+        referring=None,
+        box=None,
+        point=None,
+        mask=None,
+        weight: float = 1.0,
+        background: float = 0.0,
+        levels: int = 8,
+        mode: str | None = None,
+        caption_codec: str = "auto",
+        return_dict: bool = True,
+    ) -> RSICEncoderOutput | tuple:
+        """Encode a photo, or a list of photos.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray` (H, W, 3) or `torch.Tensor` (3, H, W) in [0, 1], or a list): The
+                photo, at least 64 x 64 pixels. With a list, `caption`, `box`, `point` and `mask` are lists of as
+                many (None for none).
+            caption (`str`, *optional*): What the picture shows; the decoder imagines by it. Default: empty.
+            referring: Phrases; not yet, a ValueError says so.
+            box: (x0, y0, x1, y1) in pixels of the photo, or a list of boxes.
+            point: (x, y) in pixels, or a list of points; each stands for a disc of 1/8 of the short side.
+            mask: (H, W) array or PIL image of the photo's size; what is not 0 is referred to.
+            weight (`float`): M where something is referred to, in [0, 1]; in global mode, M everywhere.
+            background (`float`): M elsewhere, in [0, 1].
+            levels (`int`): L, levels of M in referring mode, 2 to 8.
+            mode (`str`, *optional*): "global" or "referring"; by default referring if anything is referred to.
+            caption_codec (`str`): "auto", "zlib", "brotli" or "raw".
+
+        Returns:
+            [`RSICEncoderOutput`], or a tuple of its values.
+
+        Raises:
+            ValueError: One sentence on what was wrong and what to do.
+        {example}
+        """
+        # 1. Check inputs
+        is_list = isinstance(image, (list, tuple))
+        images = list(image) if is_list else [image]
+        captions, boxes, points, masks = (
+            self._per_image(name, value, len(images)) if is_list else [value]
+            for name, value in (("caption", caption), ("box", box), ("point", point), ("mask", mask))
+        )
+        captions = [one or "" for one in captions]
+        self.check_inputs(images, captions, referring)
+
+        # 2. Demands to weight maps
+        tensors = [self.image_processor.preprocess(one) for one in images]  # (1, 3, H, W) in [-1, 1]
+        weight_maps = [
+            make_weight_map(*tensor.shape[-2:], one_box, one_point, one_mask, weight, background, levels, mode)
+            for tensor, one_box, one_point, one_mask in zip(tensors, boxes, points, masks)
+        ]
+
+        results = []
+        for tensor, one_caption, weight_map in zip(self.progress_bar(tensors), captions, weight_maps):
+            # 3. Photo to latents, z_0
+            vae_input = tensor.to(self._execution_device, self.vae.dtype)
+            latents = encode_image(self.vae, vae_input)  # (1, 4, ceil(H/8), ceil(W/8))
+
+            # 4. Latents to codes, by M
+            values = torch.from_numpy(weight_map.values)[None, None]
+            codes, bits = self.hsvlc.compress(latents.to(self.hsvlc.dtype), values, return_bits=True)
+
+            # 5. All parts to a file
+            height, width = tensor.shape[-2:]
+            file = Bitstream(
+                width, height, weight_map, one_caption, codes, self.hsvlc.fingerprint, caption_codec=caption_codec
+            )
+            data = file.to_bytes()
+            breakdown = file.breakdown()
+            breakdown.update(_share_bytes(breakdown.pop("codes"), bits))
+            results.append((data, 8 * len(data) / (height * width), breakdown, one_caption, weight_map.values))
+
+        columns = tuple(list(column) for column in zip(*results)) if is_list else results[0]
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return columns
+        return RSICEncoderOutput(*columns)
+
+    __call__.__doc__ = __call__.__doc__.replace("{example}", EXAMPLE_DOC_STRING)
+
+    @staticmethod
+    def _per_image(name, value, number):
+        if value is None:
+            return [None] * number
+        if not isinstance(value, (list, tuple)) or len(value) != number:
+            raise ValueError(f"{number} images need a list of {number} for {name}; None stands for none.")
+        return list(value)
+
+
+def _share_bytes(total: int, bits: list[float]) -> dict[str, int]:
+    """Split the bytes of the one stream over the scales, by their information; the parts sum to `total`."""
+    ends = np.round(np.cumsum(bits) / max(sum(bits), 1e-9) * total).astype(int)
+    ends[-1] = total
+    return {f"f{i}": int(size) for i, size in enumerate(np.diff(ends, prepend=0))}

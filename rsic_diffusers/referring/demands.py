@@ -1,0 +1,105 @@
+"""Demands: box, point or mask, and how much they matter, become the weight map M."""
+
+import numbers
+
+import numpy as np
+
+from .weight_map import WeightMap, grid_size, pool_to_grid
+
+
+def make_weight_map(
+    height: int,
+    width: int,
+    box=None,
+    point=None,
+    mask=None,
+    weight: float = 1.0,
+    background: float = 0.0,
+    levels: int = 8,
+    mode: str | None = None,
+) -> WeightMap:
+    """M for a picture of `height` x `width` pixels: the cell-wise maximum of weight x coverage over all demands, and
+    the background weight under them all.
+
+    Args:
+        box: (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, or a list of boxes.
+        point: (x, y) in pixels, or a list of points; each stands for a disc of 1/8 of the short side.
+        mask: (H, W) array or PIL image; what is not 0 is referred to.
+        weight, background: Numbers in [0, 1].
+        levels: L, 2 to 8.
+        mode: "referring", "global" (M is `weight` everywhere), or None: referring if anything is referred to.
+
+    Raises:
+        ValueError: What was wrong, in one sentence.
+    """
+    for name, value in (("weight", weight), ("background", background)):
+        if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+            raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}.")
+    if not isinstance(levels, numbers.Integral) or not 2 <= levels <= 8:
+        raise ValueError(f"levels must be a whole number from 2 to 8, got {levels!r}.")
+    if mode not in (None, "global", "referring"):
+        raise ValueError(f'mode must be "global", "referring" or None, got {mode!r}.')
+    refers = any(demand is not None for demand in (box, point, mask))
+    if mode == "global" and refers:
+        raise ValueError('mode="global" weighs all of the picture alike; leave out box, point and mask.')
+    if mode == "referring" and not refers:
+        raise ValueError('mode="referring" needs to know what matters; give a box, a point or a mask.')
+    if not refers:
+        return WeightMap.constant(weight, height, width)
+
+    coverage = np.zeros(grid_size(height, width))
+    for region in _regions(height, width, box, point, mask):
+        coverage = np.maximum(coverage, pool_to_grid(region))
+    return WeightMap.quantize(np.maximum(background, weight * coverage), levels)
+
+
+def _regions(height, width, box, point, mask):
+    """Each demand as a (H, W) array of 0 and 1 (a box's border pixels by the part of them it covers)."""
+    for x0, y0, x1, y1 in _as_list("box", box, 4):
+        if not (x0 < x1 and y0 < y1):
+            raise ValueError(
+                f"The box {x0:g},{y0:g},{x1:g},{y1:g} is empty or inverted; give x0,y0,x1,y1 with x0 < x1 and y0 < y1."
+            )
+        if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+            raise ValueError(
+                f"The box {x0:g},{y0:g},{x1:g},{y1:g} reaches outside the picture of {width} x {height} pixels; "
+                f"keep it within 0,0,{width},{height}."
+            )
+        columns = np.clip(np.minimum(x1, np.arange(width) + 1) - np.maximum(x0, np.arange(width)), 0, 1)
+        rows = np.clip(np.minimum(y1, np.arange(height) + 1) - np.maximum(y0, np.arange(height)), 0, 1)
+        yield np.outer(rows, columns)
+    for x, y in _as_list("point", point, 2):
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"The point {x:g},{y:g} lies outside the picture of {width} x {height} pixels.")
+        rows, columns = np.ogrid[:height, :width]
+        yield (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= (min(height, width) / 8) ** 2
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.ndim == 3 and mask.shape[2] in (3, 4):  # an RGB or RGBA picture of a mask
+            mask = mask[..., :3].max(axis=2)
+        if mask.shape != (height, width):
+            size = " x ".join(str(side) for side in reversed(mask.shape))
+            raise ValueError(f"The mask is {size} pixels, the picture {width} x {height}; give a mask of its size.")
+        if mask.dtype.kind == "f" and not np.isfinite(mask).all():
+            raise ValueError("The mask holds NaN or infinite values; give 0 and 1.")
+        if not mask.any():
+            raise ValueError("The mask is empty; mark what matters with values above 0.")
+        yield mask != 0
+
+
+def _as_list(name, demand, length):
+    """One tuple of numbers or a list of them, as a list of tuples of finite floats."""
+    if demand is None:
+        return []
+    if len(demand) and isinstance(demand[0], numbers.Real):
+        demand = [demand]
+    out = []
+    for values in demand:
+        values = tuple(values)
+        if len(values) != length or not all(isinstance(v, numbers.Real) and np.isfinite(v) for v in values):
+            raise ValueError(f"A {name} is {length} finite numbers, got {values!r}.")
+        out.append(tuple(float(v) for v in values))
+    if not out:
+        raise ValueError(f"The list of {name}es is empty; leave {name} out instead." if name == "box" else
+                         f"The list of {name}s is empty; leave {name} out instead.")
+    return out

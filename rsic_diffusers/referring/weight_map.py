@@ -1,0 +1,56 @@
+"""The weight map M: how faithful each 64 x 64 pixel cell of the picture is to be."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+CELL_PIXELS = 64
+CONSTANT_STEPS = 255  # a single constant is stored as one byte
+
+
+@dataclass(frozen=True, eq=False)
+class WeightMap:
+    """M on its grid of cells, quantised.
+
+    Args:
+        cells (`np.ndarray` of shape (ceil(H/64), ceil(W/64)), uint8): Levels k.
+        levels (`int`): L. For 2 to 8, M = k / (L - 1); for 1 (global mode) all cells hold one k, and M = k / 255.
+    """
+
+    cells: np.ndarray
+    levels: int
+
+    @property
+    def mode(self) -> str:
+        return "global" if self.levels == 1 else "referring"
+
+    @property
+    def values(self) -> np.ndarray:
+        """M as float32, values in [0, 1]."""
+        return (self.cells / (CONSTANT_STEPS if self.levels == 1 else self.levels - 1)).astype(np.float32)
+
+    @classmethod
+    def constant(cls, weight: float, height: int, width: int) -> "WeightMap":
+        """Global mode: one value everywhere, for a picture of `height` x `width` pixels."""
+        return cls(np.full(grid_size(height, width), round(weight * CONSTANT_STEPS), np.uint8), levels=1)
+
+    @classmethod
+    def quantize(cls, values: np.ndarray, levels: int) -> "WeightMap":
+        """Referring mode: `values` in [0, 1] on the grid, rounded to the nearest of `levels` levels."""
+        return cls(np.round(values * (levels - 1)).astype(np.uint8), levels)
+
+
+def grid_size(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of M for a picture of `height` x `width` pixels."""
+    return -(-height // CELL_PIXELS), -(-width // CELL_PIXELS)
+
+
+def pool_to_grid(coverage: np.ndarray) -> np.ndarray:
+    """Mean of a (H, W) array over each cell; cells at the right and bottom edge count the pixels they have."""
+    height, width = coverage.shape
+    rows = np.add.reduceat(coverage, np.arange(0, height, CELL_PIXELS), axis=0, dtype=np.float64)
+    sums = np.add.reduceat(rows, np.arange(0, width, CELL_PIXELS), axis=1)
+    heights = np.minimum(CELL_PIXELS, height - np.arange(0, height, CELL_PIXELS))
+    widths = np.minimum(CELL_PIXELS, width - np.arange(0, width, CELL_PIXELS))
+    return sums / np.outer(heights, widths)

@@ -1,0 +1,129 @@
+"""From demands to M, and M's bytes."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsic_diffusers.referring.demands import make_weight_map
+from rsic_diffusers.referring.map_coding import decode_map, encode_map
+from rsic_diffusers.referring.weight_map import WeightMap
+
+
+def brute_force_box(height, width, x0, y0, x1, y1, weight, background, levels):
+    """Coverage of each cell by a whole-pixel box, counting its pixels one by one."""
+    rows, columns = -(-height // 64), -(-width // 64)
+    out = np.zeros((rows, columns))
+    for row in range(rows):
+        for column in range(columns):
+            pixels = [
+                x0 <= x < x1 and y0 <= y < y1
+                for y in range(64 * row, min(64 * row + 64, height))
+                for x in range(64 * column, min(64 * column + 64, width))
+            ]
+            out[row, column] = max(background, weight * np.mean(pixels))
+    return np.round(out * (levels - 1)) / (levels - 1)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 8])
+@pytest.mark.parametrize("weight, background", [(1.0, 0.0), (0.6, 0.2)])
+def test_box_coverage_equals_counting_pixels(levels, weight, background):
+    ours = make_weight_map(200, 333, box=(37, 50, 301, 199), weight=weight, background=background, levels=levels)
+    expected = brute_force_box(200, 333, 37, 50, 301, 199, weight, background, levels)
+    np.testing.assert_allclose(ours.values, expected, atol=1e-7)
+
+
+def test_fractional_box_covers_part_of_its_border_pixels():
+    values = make_weight_map(64, 128, box=(0, 0, 32.5, 64), levels=8).values
+    assert values[0, 0] == np.float32(np.round(7 * 32.5 / 64) / 7) and values[0, 1] == 0
+
+
+def test_mask_equals_box_and_several_demands_take_the_maximum():
+    mask = np.zeros((200, 333), bool)
+    mask[50:199, 37:301] = True
+    box = make_weight_map(200, 333, box=(37, 50, 301, 199))
+    np.testing.assert_array_equal(make_weight_map(200, 333, mask=mask).cells, box.cells)
+    picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
+    np.testing.assert_array_equal(make_weight_map(200, 333, mask=picture).cells, box.cells)
+
+    boxes = [(0, 0, 70, 70), (60, 60, 333, 200)]
+    both = make_weight_map(200, 333, box=boxes).cells
+    each = [make_weight_map(200, 333, box=one).cells for one in boxes]
+    np.testing.assert_array_equal(both, np.maximum(*each))
+
+
+def test_point_is_a_disc():
+    values = make_weight_map(256, 256, point=(96, 96)).values
+    # A disc of radius 32 around the middle of a cell covers pi / 4 of it, and nothing of its neighbours.
+    assert values[1, 1] == pytest.approx(np.pi / 4, abs=1 / 13) and values.sum() == values[1, 1]
+
+
+def test_global_mode_is_one_constant():
+    weight_map = make_weight_map(100, 300, weight=0.3)
+    assert weight_map.mode == "global" and weight_map.values.shape == (2, 5)
+    np.testing.assert_allclose(weight_map.values, 0.3, atol=1 / 510)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"box": (10, 10, 10, 50)}, "empty or inverted"),
+        ({"box": (50, 10, 10, 50)}, "empty or inverted"),
+        ({"box": (0, 0, 301, 50)}, "outside the picture"),
+        ({"box": (-1, 0, 30, 50)}, "outside the picture"),
+        ({"box": (0, 0, float("nan"), 50)}, "finite"),
+        ({"box": (0, 0, 5)}, "4 finite numbers"),
+        ({"box": []}, "empty"),
+        ({"point": (300, 10)}, "outside the picture"),
+        ({"mask": np.ones((300, 100))}, "mask is 100 x 300"),
+        ({"mask": np.zeros((100, 300))}, "mask is empty"),
+        ({"mask": np.full((100, 300), np.nan)}, "NaN"),
+        ({"weight": float("nan")}, "weight must be"),
+        ({"weight": 1.5}, "weight must be"),
+        ({"box": (0, 0, 9, 9), "background": -0.1}, "background must be"),
+        ({"levels": 9}, "levels must be"),
+        ({"mode": "phrase"}, "mode must be"),
+        ({"mode": "referring"}, "needs to know"),
+        ({"mode": "global", "box": (0, 0, 9, 9)}, "alike"),
+    ],
+)
+def test_bad_demands_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_weight_map(100, 300, **arguments)
+
+
+def some_maps():
+    rng = np.random.default_rng(0)
+    for levels in range(2, 9):
+        for rows, columns in ((1, 1), (1, 7), (6, 8), (12, 12)):
+            yield WeightMap(rng.integers(levels, size=(rows, columns), dtype=np.uint8), levels)
+            yield WeightMap(np.full((rows, columns), levels - 1, np.uint8), levels)
+    yield make_weight_map(375, 500, box=(85, 120, 325, 322))
+    yield WeightMap.constant(0.5, 375, 500)
+
+
+def test_map_bytes_are_exact_and_never_above_raw_plus_one():
+    for weight_map in some_maps():
+        rows, columns = weight_map.cells.shape
+        data = encode_map(weight_map)
+        again, used = decode_map(data + b"what follows", weight_map.levels, rows, columns)
+        assert used == len(data)
+        np.testing.assert_array_equal(again.cells, weight_map.cells)
+        raw_bits = rows * columns * (weight_map.levels - 1).bit_length()
+        assert len(data) <= 1 + -(-raw_bits // 8)
+
+
+def test_box_maps_cost_less_than_raw():
+    weight_map = make_weight_map(375, 500, box=(85, 120, 325, 322))
+    assert len(encode_map(weight_map)) < 0.75 * weight_map.cells.size * 3 / 8
+
+
+def test_damaged_maps_raise_value_error():
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        levels = int(rng.integers(1, 9))
+        data = rng.bytes(int(rng.integers(0, 30)))
+        try:
+            weight_map, used = decode_map(data, levels, 6, 8)
+        except ValueError:
+            continue
+        assert used <= len(data) and weight_map.cells.max() < max(levels, 256 if levels == 1 else 0)

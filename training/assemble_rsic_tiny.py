@@ -1,0 +1,47 @@
+"""Put what the training scripts made together as one model folder, in float16.
+
+    python training/assemble_rsic_tiny.py --base runs/base/rsic-tiny --hsvlc runs/hsvlc/hsvlc --output my-rsic-tiny
+
+Both pipelines load the result: `RSICDecoderPipeline.from_pretrained("my-rsic-tiny")`.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True, help="Folder made by train_tiny_base.py.")
+    parser.add_argument("--hsvlc", type=Path, required=True, help="Folder made by train_hsvlc.py.")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--scheduler", nargs="*", default=[], metavar="NAME=VALUE", help="Sampling defaults.")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    defaults = {}
+    for setting in args.scheduler:
+        name, value = setting.split("=")
+        defaults[name] = value if name == "guidance_target" else float(value) if "." in value else int(value)
+    pipeline = RSICDecoderPipeline(
+        vae=AutoencoderTiny.from_pretrained(args.base / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(args.base / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(args.base / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(args.base / "unet"),
+        hsvlc=HSVLC.from_pretrained(args.hsvlc),
+        scheduler=GuidedSelfRecurrentDDIMScheduler.from_pretrained(args.base / "scheduler", **defaults),
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(args.output)
+    size = sum(path.stat().st_size for path in Path(args.output).rglob("*") if path.is_file())
+    print(f"{args.output}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
