@@ -90,6 +90,7 @@ def test_ten_thousand_damaged_files():
 
 def test_damaged_files_never_reach_torch(run_python):
     code = """
+import sys
 from rsic_diffusers.bitstream import Bitstream, BitstreamError
 try:
     Bitstream.from_bytes(b"RS" + bytes(range(60)))

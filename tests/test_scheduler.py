@@ -65,17 +65,15 @@ def test_the_formula_of_the_paper():
     torch.testing.assert_close(scheduler.step(eps, s, z).prev_sample, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 6, 5), (2, 4, 16, 8)])
+@pytest.mark.parametrize("shape", [(1, 4, 16, 16), (2, 4, 32, 16)])
 def test_guidance_gradient_equals_finite_differences(shape, hsvlc):
-    """C is the real codec without its rounding, which has no derivative to compare with."""
+    """C is the real codec without the rounding of its codes, and all gates open: behind a closed gate the code is the
+    prior's mean, which is rounded to 1/256 and has no derivative to compare with. (Cells that only padding adds have
+    closed gates, hence sides of whole 16s.)"""
     torch.manual_seed(0)
-    weight_map = torch.tensor([0.0, 0.5, 1.0])[torch.randint(3, (shape[0], 1, -(-shape[2] // 8), -(-shape[3] // 8)))]
     double = type(hsvlc).from_config(hsvlc.config).double().eval()
     double.load_state_dict(hsvlc.state_dict())
-
-    # The prior's own rounding to 1/256 is switched off with that of the codes: gates stay as they are, and no code
-    # behind a closed gate is asked for.
-    weight_map = torch.ones_like(weight_map)
+    weight_map = torch.ones(shape[0], 1, shape[2] // 8, shape[3] // 8)
 
     def codec(z):
         return double(z, weight_map, quantization="none").sample
@@ -130,7 +128,8 @@ def test_config_survives_saving(tmp_path):
     scheduler = GuidedSelfRecurrentDDIMScheduler(num_recurrence_steps=3, prediction_type="v_prediction")
     scheduler.save_pretrained(tmp_path)
     again = GuidedSelfRecurrentDDIMScheduler.from_pretrained(tmp_path)
-    assert dict(again.config) == dict(scheduler.config)
+    for name, value in scheduler.config.items():
+        assert name.startswith("_") or again.config[name] == value
     assert again._ddim.config.prediction_type == "v_prediction"
 
 

@@ -1,0 +1,125 @@
+"""The command line: the main job, and one sentence with exit code 2 for all bad input."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsic_diffusers.bitstream import Bitstream
+from rsic_diffusers.cli import main
+
+
+@pytest.fixture
+def photo_file(small_photo, tmp_path):
+    path = tmp_path / "photo.png"
+    small_photo.save(path)
+    return path
+
+
+def rsic(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_encode_inspect_decode(photo_file, tmp_path, capsys):
+    assert rsic("encode", photo_file, "--caption", "a woman", "--box", "50,20,150,140", "--weight", "0.9") == 0
+    file = Bitstream.read(tmp_path / "photo.rsic")
+    assert file.caption == "a woman" and file.weight_map.mode == "referring"
+    assert f"{(tmp_path / 'photo.rsic').stat().st_size} bytes" in capsys.readouterr().out
+
+    assert rsic("inspect", tmp_path / "photo.rsic", "--map", tmp_path / "map.png") == 0
+    shown = capsys.readouterr().out
+    assert "'a woman'" in shown and "203 x 165" in shown and "referring (8 levels)" in shown
+    grey = np.asarray(Image.open(tmp_path / "map.png"))
+    np.testing.assert_array_equal(grey[::64, ::64, 0], np.round(255 * file.weight_map.values))
+
+    arguments = ("--steps", "2", "--recurrences", "1", "--seed", "3")
+    assert rsic("decode", tmp_path / "photo.rsic", "-o", tmp_path / "out.png", *arguments) == 0
+    assert Image.open(tmp_path / "out.png").size == (203, 165)
+    assert "4 UNet evaluations" in capsys.readouterr().out
+
+
+def test_mask_point_and_global(photo_file, tmp_path, small_photo):
+    mask = Image.new("L", small_photo.size)
+    mask.paste(255, (64, 64, 128, 128))
+    mask.save(tmp_path / "mask.png")
+    assert rsic("encode", photo_file, "-o", tmp_path / "mask.rsic", "--mask", tmp_path / "mask.png") == 0
+    assert Bitstream.read(tmp_path / "mask.rsic").weight_map.values.tolist() == [[0] * 4, [0, 1, 0, 0], [0] * 4]
+    assert rsic("encode", photo_file, "-o", tmp_path / "point.rsic", "--point", "32,32") == 0
+    assert Bitstream.read(tmp_path / "point.rsic").weight_map.values[2].tolist() == [0] * 4
+    assert rsic("encode", photo_file, "-o", tmp_path / "global.rsic", "--weight", "0.4") == 0
+    assert np.allclose(Bitstream.read(tmp_path / "global.rsic").weight_map.values, 0.4)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["encode", "TEXT"], "not an image"),
+        (["encode", "MISSING"], "There is no file"),
+        (["encode", "SMALL"], "at least 64"),
+        (["encode", "PHOTO", "--box", "10,10,10,20"], "empty or inverted"),
+        (["encode", "PHOTO", "--box", "10,10,999,20"], "outside the picture"),
+        (["encode", "PHOTO", "--mask", "SMALL"], "mask is 40 x 40"),
+        (["encode", "PHOTO", "--weight", "nan"], "weight must be"),
+        (["encode", "PHOTO", "--caption", "zebra " * 100], "shorter"),
+        (["encode", "PHOTO", "-o", "PHOTO"], "is the input"),
+        (["encode", "PHOTO", "-o", "NOWHERE/photo.rsic"], "There is no folder"),
+        (["encode", "PHOTO", "--model", "EMPTY"], "no model_index.json"),
+        (["encode", "PHOTO", "--device", "cuda:99"], "cannot be used"),
+        (["decode", "TEXT"], "not an .rsic file"),
+        (["decode", "CUT"], "checksum"),
+        (["decode", "FOREIGN"], "made for the codec"),
+        (["decode", "FOREIGN", "-o", "OUT.xyz"], "no .xyz pictures"),
+        (["inspect", "CUT"], "checksum"),
+        (["demo", "TEXT"], "not an image"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photo_file, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "small.png")
+    from rsic_diffusers.referring.weight_map import WeightMap
+
+    foreign = Bitstream(203, 165, WeightMap.constant(1, 165, 203), "", bytes(8), b"\0\0").to_bytes()
+    (tmp_path / "foreign.rsic").write_bytes(foreign)
+    (tmp_path / "cut.rsic").write_bytes(foreign[:-1])
+    names = {
+        "TEXT": "text.jpg",
+        "MISSING": "missing.jpg",
+        "SMALL": "small.png",
+        "PHOTO": "photo.png",
+        "EMPTY": "empty",
+        "CUT": "cut.rsic",
+        "FOREIGN": "foreign.rsic",
+        "NOWHERE/photo.rsic": "nowhere/photo.rsic",
+        "OUT.xyz": "out.xyz",
+    }
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    arguments = [str(tmp_path / names[argument]) if argument in names else argument for argument in arguments]
+    if arguments[0] == "demo":
+        arguments += ["-o", str(tmp_path / "sheet.png")]
+    assert main(arguments) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rsic")]
+    assert len(error) == 1 and message in error[0] and error[0].endswith(".")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_help_and_inspect_do_not_load_torch(tmp_path):
+    from rsic_diffusers.referring.weight_map import WeightMap
+
+    file = Bitstream(203, 165, WeightMap.constant(1, 165, 203), "", bytes(8), b"\0\0")
+    (tmp_path / "photo.rsic").write_bytes(file.to_bytes())
+    for arguments in (["--help"], ["inspect", str(tmp_path / "photo.rsic")]):
+        code = (
+            "import sys, time; start = time.perf_counter()\n"
+            "from rsic_diffusers.cli import main\n"
+            f"try: main({arguments!r})\n"
+            "except SystemExit: pass\n"
+            "assert not {'torch', 'diffusers', 'compressai', 'transformers'} & set(sys.modules)\n"
+        )
+        start = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert time.perf_counter() - start < 1.5  # under a second on an idle machine; the rest is for a busy one
