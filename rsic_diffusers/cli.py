@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     decode.add_argument("file")
     decode.add_argument("-o", "--output", help="default: the file's name with .png")
-    decode.add_argument("--preset", help='"paper" is slow and exactly the paper\'s; default: the model\'s own')
+    decode.add_argument("--preset", help="\"paper\" is slow and exactly the paper's; default: the model's own")
     decode.add_argument("--steps", type=int, help="diffusion steps T")
     decode.add_argument("--recurrences", type=int, help="self-recurrences T_r of each step")
     decode.add_argument("--seed", type=int, help="noise seed; default: from the file, so the same file, same picture")
@@ -140,7 +140,9 @@ def run_decode(args) -> None:
         generator=_generator(args.seed),
     )
     _save_image(result.images[0], output)
-    print(f"{output}: {result.images[0].width} x {result.images[0].height}, {result.num_unet_evaluations} UNet evaluations")
+    print(
+        f"{output}: {result.images[0].width} x {result.images[0].height}, {result.num_unet_evaluations} UNet evaluations"
+    )
 
 
 def run_inspect(args) -> None:
@@ -149,7 +151,9 @@ def run_inspect(args) -> None:
     total = sum(breakdown.values())
     weight_map = file.weight_map
     levels = "one constant" if weight_map.mode == "global" else f"{weight_map.levels} levels"
-    print(f"{args.file}: {file.width} x {file.height} pixels, {total} bytes, {8 * total / file.width / file.height:.4f} bpp")
+    print(
+        f"{args.file}: {file.width} x {file.height} pixels, {total} bytes, {8 * total / file.width / file.height:.4f} bpp"
+    )
     print(f"codec    {file.fingerprint.hex()}")
     print(f"mode     {weight_map.mode} ({levels})")
     print(f"caption  {file.caption!r} ({file.caption_codec})")
@@ -240,7 +244,9 @@ def _check_picture_name(output: Path) -> None:
     from PIL import Image
 
     if output.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"Pillow writes no {output.suffix or 'nameless'} pictures; give a name ending in .png or .jpg.")
+        raise ValueError(
+            f"Pillow writes no {output.suffix or 'nameless'} pictures; give a name ending in .png or .jpg."
+        )
 
 
 def _save_image(image, output: Path) -> None:

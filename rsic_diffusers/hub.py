@@ -23,7 +23,9 @@ def resolve_model(name) -> str:
         return str(name)
     index = folder / "model_index.json"
     if not index.exists():
-        raise ValueError(f"{folder} is no model: it has no model_index.json; give the folder of a saved RSIC pipeline.")
+        raise ValueError(
+            f"{folder} is no model: it has no model_index.json; give the folder of a saved RSIC pipeline."
+        )
     if "hsvlc" not in json.loads(index.read_text()):
         raise ValueError(
             f"{folder} holds no HSVLC, so it cannot code latents; train one for it with training/train_hsvlc.py and "

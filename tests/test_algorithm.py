@@ -36,7 +36,12 @@ def toy(decoder):
         torch.nn.init.normal_(parameter, std=0.1)
     hsvlc.update()
     pipeline = RSICDecoderPipeline(
-        decoder.vae, text_encoder.eval(), decoder.tokenizer, unet.eval(), hsvlc.eval(), GuidedSelfRecurrentDDIMScheduler()
+        decoder.vae,
+        text_encoder.eval(),
+        decoder.tokenizer,
+        unet.eval(),
+        hsvlc.eval(),
+        GuidedSelfRecurrentDDIMScheduler(),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -92,7 +97,9 @@ def algorithm_1(pipeline, file, T, T_r, gamma, scale, referring, target, inversi
 
 
 @pytest.mark.parametrize("target", ["noisy", "clean"])
-@pytest.mark.parametrize("T, T_r, inversion_scale, caption", [(5, 3, 1.0, "a dog"), (10, 1, 0.0, "a dog"), (4, 2, 1.5, "")])
+@pytest.mark.parametrize(
+    "T, T_r, inversion_scale, caption", [(5, 3, 1.0, "a dog"), (10, 1, 0.0, "a dog"), (4, 2, 1.5, "")]
+)
 def test_decoder_equals_algorithm_1(toy, target, T, T_r, inversion_scale, caption):
     torch.manual_seed(1)
     weight_map = WeightMap(torch.randint(8, (2, 2)).byte().numpy(), 8)

@@ -117,5 +117,3 @@ def test_write_file_is_all_or_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_file(target, b"new")
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
-
-

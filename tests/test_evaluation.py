@@ -23,7 +23,9 @@ def test_psnr_by_hand():
 def test_standard_codec_fits_and_decodes(small_photo):
     result = best_standard_codec(small_photo, 1500)
     assert result.fits and len(result.data) <= 1500
-    np.testing.assert_array_equal(np.asarray(result.image), np.asarray(Image.open(io.BytesIO(result.data)).convert("RGB")))
+    np.testing.assert_array_equal(
+        np.asarray(result.image), np.asarray(Image.open(io.BytesIO(result.data)).convert("RGB"))
+    )
     assert psnr(result.image, small_photo) > 20
 
 

@@ -195,7 +195,8 @@ def test_a_gpu_decodes_the_same_symbols_and_nearly_the_same_picture(encoded, dec
     weight_map = torch.from_numpy(file.weight_map.values)[None, None]
     cpu = RSICDecoderPipeline.from_pretrained("rsic-tiny").hsvlc
     for ours, theirs in zip(
-        dec.hsvlc.decode_symbols(file.codes, weight_map, (21, 26)), cpu.decode_symbols(file.codes, weight_map, (21, 26))
+        dec.hsvlc.decode_symbols(file.codes, weight_map, (21, 26)),
+        cpu.decode_symbols(file.codes, weight_map, (21, 26)),
     ):
         assert torch.equal(ours, theirs)
     image = dec(encoded.bitstream, **QUICK).images[0]

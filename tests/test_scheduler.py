@@ -102,9 +102,7 @@ def test_guidance_pulls_towards_the_reference_by_the_papers_amount():
         guided = scheduler.step(eps, t, z, reference=reference, codec=lambda x: x).prev_sample
         alpha = scheduler.alphas_cumprod
         ratio = (alpha[t - 20] if t > 20 else alpha[0]) / alpha[t]
-        torch.testing.assert_close(
-            guided - plain, -(2e3 / 16384) * ratio**0.5 * (z - reference), atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(guided - plain, -(2e3 / 16384) * ratio**0.5 * (z - reference), atol=1e-5, rtol=1e-4)
     assert 2e3 / 16384 == pytest.approx(0.122, abs=1e-3)
 
 

@@ -83,4 +83,6 @@ def test_random_weight_maps_are_what_users_may_ask_for(monkeypatch):
     assert all(values.min() >= 0 and values.max() <= 1 for values in maps)
     assert 0.3 < np.mean(constant) < 0.6
     varied = [values for values, is_constant in zip(maps, constant) if not is_constant]
-    assert all(any(np.allclose(values * top, np.round(values * top), atol=1e-5) for top in range(1, 8)) for values in varied)
+    assert all(
+        any(np.allclose(values * top, np.round(values * top), atol=1e-5) for top in range(1, 8)) for values in varied
+    )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from checkpoints import add_checkpoint_arguments, averaged_weights, resume
 from diffusers import AutoModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -34,16 +35,12 @@ def parse_args():
     parser.add_argument("--pretrained_model_name_or_path", required=True, help="A checkpoint with a `vae` folder.")
     parser.add_argument("--train_data_dir", nargs="+", required=True, help="Folders of photos.")
     parser.add_argument("--validation_dir", help="Folder of photos that are measured and never trained on.")
-    parser.add_argument("--output_dir", required=True)
     parser.add_argument("--resolution", type=int, default=384, help="Side of the training crops, in pixels.")
     parser.add_argument("--train_batch_size", type=int, default=8)
     parser.add_argument("--max_train_steps", type=int, default=6000)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
     parser.add_argument("--single_layer", action="store_true", help='One code, no gates: the paper\'s "w/o HSVLC".')
-    parser.add_argument("--checkpointing_steps", type=int, default=1000)
-    parser.add_argument("--resume_from_checkpoint", help="A checkpoint folder, or `latest`.")
-    parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
-    parser.add_argument("--seed", type=int, default=0)
+    add_checkpoint_arguments(parser, checkpointing_steps=1000)
     args = parser.parse_args()
     if args.resolution % 128:
         parser.error(f"--resolution must be a multiple of 128 (f_0's grid), got {args.resolution}.")
@@ -116,16 +113,7 @@ def main():
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
 
-    step = 0
-    if args.resume_from_checkpoint:
-        path = args.resume_from_checkpoint
-        if path == "latest":
-            path = max(output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), default=None)
-        if path is None:
-            print(f"No checkpoint in {output_dir}; starting anew.")
-        else:
-            accelerator.load_state(path)
-            step = int(Path(path).name.split("-")[1])
+    step = resume(accelerator, output_dir, args.resume_from_checkpoint)
 
     hsvlc.train()
     progress = tqdm(range(step, args.max_train_steps), initial=step, total=args.max_train_steps, mininterval=20)
@@ -151,13 +139,11 @@ def main():
         done = step + 1
         if accelerator.is_main_process and (done % args.checkpointing_steps == 0 or done == args.max_train_steps):
             accelerator.save_state(output_dir / f"checkpoint-{done}")
-            ema.store(hsvlc.parameters())
-            ema.copy_to(hsvlc.parameters())
-            model = accelerator.unwrap_model(hsvlc)
-            model.update()
-            model.save_pretrained(output_dir / "hsvlc")
-            log_validation(model, validation, done)
-            ema.restore(hsvlc.parameters())
+            with averaged_weights(ema, hsvlc):
+                model = accelerator.unwrap_model(hsvlc)
+                model.update()
+                model.save_pretrained(output_dir / "hsvlc")
+                log_validation(model, validation, done)
 
 
 if __name__ == "__main__":

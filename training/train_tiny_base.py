@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from checkpoints import add_checkpoint_arguments, averaged_weights, resume
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -30,7 +31,6 @@ def parse_args():
     parser.add_argument("--vae", required=True, help="Folder of the trained VAE.")
     parser.add_argument("--train_data_dir", nargs="+", required=True, help="Folders of photos, with labels.tsv.")
     parser.add_argument("--max_photos", type=int, help="At most this many photos, evenly picked.")
-    parser.add_argument("--output_dir", required=True)
     parser.add_argument("--block_out_channels", type=int, nargs=3, default=(48, 96, 192))
     parser.add_argument("--text_width", type=int, default=128, help="Width of the text encoder.")
     parser.add_argument("--vocab_size", type=int, default=3000)
@@ -39,10 +39,7 @@ def parse_args():
     parser.add_argument("--max_train_steps", type=int, default=2000)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--caption_dropout", type=float, default=0.15, help="For classifier-free guidance.")
-    parser.add_argument("--checkpointing_steps", type=int, default=500)
-    parser.add_argument("--resume_from_checkpoint", help="A checkpoint folder, or `latest`.")
-    parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
-    parser.add_argument("--seed", type=int, default=0)
+    add_checkpoint_arguments(parser, checkpointing_steps=500)
     return parser.parse_args()
 
 
@@ -98,9 +95,7 @@ def main():
 
     vae = AutoencoderTiny.from_pretrained(args.vae).to(accelerator.device).eval()
     with accelerator.main_process_first():
-        train = load_latents(
-            vae, args.train_data_dir, args.resolution, output_dir / "latents.pt", args.max_photos
-        )
+        train = load_latents(vae, args.train_data_dir, args.resolution, output_dir / "latents.pt", args.max_photos)
     train = [(tensor.permute(1, 2, 0).numpy(), label) for tensor, label in train]
     tokenizer = train_tokenizer(sorted({label for _, label in train if label}), args.vocab_size)
     # Stable Diffusion's schedule.
@@ -121,16 +116,7 @@ def main():
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
 
-    step = 0
-    if args.resume_from_checkpoint:
-        path = args.resume_from_checkpoint
-        if path == "latest":
-            path = max(output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), default=None)
-        if path is None:
-            print(f"No checkpoint in {output_dir}; starting anew.")
-        else:
-            accelerator.load_state(path)
-            step = int(Path(path).name.split("-")[1])
+    step = resume(accelerator, output_dir, args.resume_from_checkpoint)
 
     model.train()
     progress = tqdm(range(step, args.max_train_steps), initial=step, total=args.max_train_steps, mininterval=20)
@@ -165,15 +151,13 @@ def main():
         done = step + 1
         if accelerator.is_main_process and (done % args.checkpointing_steps == 0 or done == args.max_train_steps):
             accelerator.save_state(output_dir / f"checkpoint-{done}")
-            ema.store(model.parameters())
-            ema.copy_to(model.parameters())
-            folder = output_dir / "rsic-tiny"
-            base = accelerator.unwrap_model(model)
-            for name, component in (("vae", vae), ("unet", base.unet), ("text_encoder", base.text_encoder)):
-                component.save_pretrained(folder / name)
-            tokenizer.save_pretrained(folder / "tokenizer")
-            noise_scheduler.save_pretrained(folder / "scheduler")
-            ema.restore(model.parameters())
+            with averaged_weights(ema, model):
+                folder = output_dir / "rsic-tiny"
+                base = accelerator.unwrap_model(model)
+                for name, component in (("vae", vae), ("unet", base.unet), ("text_encoder", base.text_encoder)):
+                    component.save_pretrained(folder / name)
+                tokenizer.save_pretrained(folder / "tokenizer")
+                noise_scheduler.save_pretrained(folder / "scheduler")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from checkpoints import add_checkpoint_arguments, averaged_weights, resume
 from diffusers import AutoencoderTiny
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -26,7 +26,6 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_data_dir", nargs="+", required=True, help="Folders of photos.")
     parser.add_argument("--validation_dir", help="Folder of photos that are measured (PSNR) and never trained on.")
-    parser.add_argument("--output_dir", required=True)
     parser.add_argument("--channels", type=int, default=48, help="Width of all layers.")
     parser.add_argument("--encoder_blocks", type=int, nargs=4, default=(0, 1, 2, 4), help="Full to 1/8 resolution.")
     parser.add_argument("--decoder_blocks", type=int, nargs=4, default=(4, 3, 1, 0), help="1/8 to full resolution.")
@@ -36,10 +35,7 @@ def parse_args():
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--latent_noise", type=float, default=0.2, help="Largest std of the noise added to latents.")
     parser.add_argument("--gradient_weight", type=float, default=0.3, help="Weight of the loss on image gradients.")
-    parser.add_argument("--checkpointing_steps", type=int, default=500)
-    parser.add_argument("--resume_from_checkpoint", help="A checkpoint folder, or `latest`.")
-    parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
-    parser.add_argument("--seed", type=int, default=0)
+    add_checkpoint_arguments(parser, checkpointing_steps=500)
     args = parser.parse_args()
     if args.resolution % 8:
         parser.error(f"--resolution must be a multiple of 8, got {args.resolution}.")
@@ -89,30 +85,21 @@ def main():
         num_decoder_blocks=tuple(args.decoder_blocks),
     )
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, weight_decay=1e-4)
-    lr_scheduler = get_scheduler(
-        "cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps
-    )
+    lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps)
     ema = EMAModel(vae.parameters(), decay=0.998)
     vae, optimizer, lr_scheduler = accelerator.prepare(vae, optimizer, lr_scheduler)
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
 
-    step = 0
-    if args.resume_from_checkpoint:
-        path = args.resume_from_checkpoint
-        if path == "latest":
-            path = max(output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), default=None)
-        if path is None:
-            print(f"No checkpoint in {output_dir}; starting anew.")
-        else:
-            accelerator.load_state(path)
-            step = int(Path(path).name.split("-")[1])
+    step = resume(accelerator, output_dir, args.resume_from_checkpoint)
 
     progress = tqdm(range(step, args.max_train_steps), initial=step, total=args.max_train_steps, mininterval=20)
     for step in progress:
         # Seeded by step and process, so that a resumed run sees the crops that the uninterrupted one would have.
         rng = np.random.default_rng((args.seed, step, accelerator.process_index))
-        crops = [random_crop(photos[rng.integers(len(photos))], args.resolution, rng) for _ in range(args.train_batch_size)]
+        crops = [
+            random_crop(photos[rng.integers(len(photos))], args.resolution, rng) for _ in range(args.train_batch_size)
+        ]
         image = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(accelerator.device).float() / 127.5 - 1
 
         with accelerator.autocast():
@@ -135,12 +122,10 @@ def main():
         done = step + 1
         if accelerator.is_main_process and (done % args.checkpointing_steps == 0 or done == args.max_train_steps):
             accelerator.save_state(output_dir / f"checkpoint-{done}")
-            ema.store(vae.parameters())
-            ema.copy_to(vae.parameters())
-            accelerator.unwrap_model(vae).save_pretrained(output_dir / "vae")
-            if args.validation_dir:
-                log_validation(accelerator.unwrap_model(vae), args.validation_dir, done)
-            ema.restore(vae.parameters())
+            with averaged_weights(ema, vae):
+                accelerator.unwrap_model(vae).save_pretrained(output_dir / "vae")
+                if args.validation_dir:
+                    log_validation(accelerator.unwrap_model(vae), args.validation_dir, done)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Seconds to encode and decode a photo, models loaded, and where the time goes.
 
-    python -m rsic_diffusers.evaluation.benchmark
+python -m rsic_diffusers.evaluation.benchmark
 """
 
 import argparse
@@ -55,7 +55,9 @@ def main():
     box = (args.size[0] // 4, args.size[1] // 4, args.size[0] * 3 // 4, args.size[1] * 3 // 4)
 
     name = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    print(f"{args.model}, {args.size[0]} x {args.size[1]}, {args.device} ({name}), {args.dtype}, torch {torch.__version__}")
+    print(
+        f"{args.model}, {args.size[0]} x {args.size[1]}, {args.device} ({name}), {args.dtype}, torch {torch.__version__}"
+    )
     seconds, out = timed(lambda: encoder(image, caption="a woman in a navy uniform", box=box), args.repeats)
     print(f"encode               {seconds:8.3f} s  ({len(out.bitstream)} bytes)")
 
@@ -74,7 +76,9 @@ def main():
     result = decoder(out.bitstream, preset=args.preset)
     seconds = time.perf_counter() - start
     evaluations = result.num_unet_evaluations
-    print(f"decode               {seconds:8.3f} s  ({evaluations} UNet evaluations, {seconds / evaluations:.3f} s each)")
+    print(
+        f"decode               {seconds:8.3f} s  ({evaluations} UNet evaluations, {seconds / evaluations:.3f} s each)"
+    )
 
 
 if __name__ == "__main__":

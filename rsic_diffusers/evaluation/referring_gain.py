@@ -60,9 +60,7 @@ def decode_without_diffusion(decoder, data: bytes) -> Image.Image:
 def measure(encoder, decoder, entry, args, settings):
     image = Image.open(args.photos / entry["file"]).convert("RGB")
     box = tuple(fraction * side for fraction, side in zip(entry["box"], 2 * image.size))
-    referring = encoder(
-        image, caption=entry["caption"], box=box, weight=args.weight, background=args.background
-    )
+    referring = encoder(image, caption=entry["caption"], box=box, weight=args.weight, background=args.background)
     even = global_at_equal_size(encoder, image, len(referring.bitstream), caption=entry["caption"])
     row = {"file": entry["file"], "pixels": image.width * image.height}
     for mode, out in (("referring", referring), ("global", even)):

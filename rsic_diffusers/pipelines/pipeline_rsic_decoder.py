@@ -103,9 +103,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
     def encode_prompt(self, captions: list[str]) -> torch.Tensor:
         """Text embeddings of shape (B, 77, D). What the text encoder cannot read is cut, with a warning."""
         limit = self.tokenizer.model_max_length
-        tokens = self.tokenizer(
-            captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-        )
+        tokens = self.tokenizer(captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
         for caption in captions:
             whole = self.tokenizer(caption, truncation=False).input_ids
             if len(whole) > limit:

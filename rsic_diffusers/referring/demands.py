@@ -100,6 +100,5 @@ def _as_list(name, demand, length):
             raise ValueError(f"A {name} is {length} finite numbers, got {values!r}.")
         out.append(tuple(float(v) for v in values))
     if not out:
-        raise ValueError(f"The list of {name}es is empty; leave {name} out instead." if name == "box" else
-                         f"The list of {name}s is empty; leave {name} out instead.")
+        raise ValueError(f"The list given as {name} is empty; leave it out instead.")
     return out
