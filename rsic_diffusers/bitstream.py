@@ -4,7 +4,7 @@
     0       2     magic, "RS"
     2       1     version (high four bits), L - 1 (low three bits; L = 1 is global mode)
     3       2     fingerprint of the HSVLC that wrote the codes
-    5       2-6   width and height in pixels, varints
+    5       2-4   width and height in pixels, varints
             1-2   caption: varint of length x 4 + codec
             n     caption payload (`description/text_coding.py`)
             n     map (`referring/map_coding.py`)
@@ -29,8 +29,8 @@ from .referring.weight_map import WeightMap, grid_size
 MAGIC = b"RS"
 VERSION = 1
 MIN_SIDE = 64
-MAX_SIDE = 16384
-MAX_PIXELS = 1 << 26
+MAX_SIDE = 16383  # two bytes as a varint
+MAX_PIXELS = 1 << 22  # bounds what a hostile file can make a decoder do
 CHECKSUM_BYTES = 3
 
 
@@ -43,12 +43,14 @@ class Bitstream:
     """What a `.rsic` file holds.
 
     Args:
-        width, height (`int`): Size of the picture in pixels, 64 to 16384.
+        width, height (`int`): Size of the picture in pixels, 64 to 16383, with at most 2^22 pixels in all.
         weight_map (`WeightMap`): M; its `mode` is the file's.
         caption (`str`): May be empty.
         codes (`bytes`): HSVLC's stream.
         fingerprint (`bytes`): `HSVLC.fingerprint` of the codec that wrote it.
-        caption_codec (`str`): How the caption is (to be) written, see `encode_caption`.
+        caption_codec (`str`): How the caption is to be written, see `encode_caption`.
+        caption_payload (`tuple[int, bytes]`, *optional*): How it is written, in a file that was read: another version
+            of the compression library could write it otherwise.
     """
 
     width: int
@@ -58,10 +60,11 @@ class Bitstream:
     codes: bytes
     fingerprint: bytes
     caption_codec: str = "auto"
+    caption_payload: tuple[int, bytes] | None = None
 
     def sections(self) -> dict[str, bytes]:
         """The bytes by part; joined, and followed by the checksum, they are the file."""
-        codec, caption = encode_caption(self.caption, self.caption_codec)
+        codec, caption = self.caption_payload or encode_caption(self.caption, self.caption_codec)
         return {
             "header": MAGIC
             + bytes([VERSION << 4 | self.weight_map.levels - 1])
@@ -125,9 +128,20 @@ class Bitstream:
         except ValueError as error:
             raise BitstreamError(f"Near byte {start}: {error}.") from None
         codes = body[start + map_bytes :]
-        if len(codes) < 8 or len(codes) % 4:
+        # An encoder that escapes every symbol would stay below a byte for each pixel.
+        if len(codes) < 8 or len(codes) % 4 or len(codes) > width * height:
             raise BitstreamError(f"At byte {start + map_bytes}: {len(codes)} bytes of codes are no rANS stream.")
-        return cls(width, height, weight_map, caption, codes, fingerprint, CAPTION_CODECS[length_and_codec & 3])
+        codec = length_and_codec & 3
+        return cls(
+            width,
+            height,
+            weight_map,
+            caption,
+            codes,
+            fingerprint,
+            CAPTION_CODECS[codec],
+            caption_payload=(codec, payload),
+        )
 
     @classmethod
     def read(cls, source) -> "Bitstream":
@@ -139,7 +153,10 @@ class Bitstream:
 
 def write_file(path, data: bytes) -> None:
     """Write all of `data` to `path` or nothing: into a temporary file beside it, then rename."""
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)  # a device or a pipe: there is nothing to keep whole
+        return
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -15,12 +15,12 @@ def main(argv=None) -> int:
     args = build_parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         # ValueError: bad input, named by whoever met it (BitstreamError is one). OSError: files.
         print(f"rsic {args.command}: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("rsic: interrupted; nothing was written.", file=sys.stderr)
+        print("rsic: interrupted.", file=sys.stderr)
         return 130
     return 0
 
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compress a photo. With --box, --point or --mask the bytes go there; with none of them, evenly.",
     )
     encode.add_argument("photo")
-    encode.add_argument("-o", "--output", help="default: the photo's name with .rsic")
+    encode.add_argument("-o", "--output", help="default: the photo's name with .rsic, if there is none yet")
     encode.add_argument("--point", action="append", type=_numbers(2), metavar="X,Y", help="a disc around this pixel")
     encode.add_argument("--mask", help="a picture of the photo's size; what is not black matters")
     encode.add_argument("--weight", type=float, default=1.0, help="fidelity there (or everywhere), 0 to 1 (1)")
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         "decode", parents=[model], help=".rsic file to picture", description="Turn an .rsic file into a picture."
     )
     decode.add_argument("file")
-    decode.add_argument("-o", "--output", help="default: the file's name with .png")
+    decode.add_argument("-o", "--output", help="default: the file's name with .png, if there is none yet")
     decode.add_argument("--preset", help="\"paper\" is slow and exactly the paper's; default: the model's own")
     decode.add_argument("--steps", type=int, help="diffusion steps T")
     decode.add_argument("--recurrences", type=int, help="self-recurrences T_r of each step")
@@ -104,8 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_encode(args) -> None:
-    output = Path(args.output or Path(args.photo).with_suffix(".rsic"))
-    _check_output(output, args.photo)
+    output = _output(args.output, args.photo, ".rsic")
     image = _open_image(args.photo)
     mask = _open_image(args.mask) if args.mask else None
     encoder = _load("RSICEncoderPipeline", args)
@@ -126,8 +125,7 @@ def run_encode(args) -> None:
 
 
 def run_decode(args) -> None:
-    output = Path(args.output or Path(args.file).with_suffix(".png"))
-    _check_output(output, args.file)
+    output = _output(args.output, args.file, ".png")
     _check_picture_name(output)
     data = Path(args.file).read_bytes()
     Bitstream.from_bytes(data)  # a damaged file is refused before torch is loaded
@@ -139,10 +137,9 @@ def run_decode(args) -> None:
         num_recurrence_steps=args.recurrences,
         generator=_generator(args.seed),
     )
-    _save_image(result.images[0], output)
-    print(
-        f"{output}: {result.images[0].width} x {result.images[0].height}, {result.num_unet_evaluations} UNet evaluations"
-    )
+    picture = result.images[0]
+    _save_image(picture, output)
+    print(f"{output}: {picture.width} x {picture.height}, {result.num_unet_evaluations} UNet evaluations")
 
 
 def run_inspect(args) -> None:
@@ -151,9 +148,8 @@ def run_inspect(args) -> None:
     total = sum(breakdown.values())
     weight_map = file.weight_map
     levels = "one constant" if weight_map.mode == "global" else f"{weight_map.levels} levels"
-    print(
-        f"{args.file}: {file.width} x {file.height} pixels, {total} bytes, {8 * total / file.width / file.height:.4f} bpp"
-    )
+    bpp = 8 * total / (file.width * file.height)
+    print(f"{args.file}: {file.width} x {file.height} pixels, {total} bytes, {bpp:.4f} bpp")
     print(f"codec    {file.fingerprint.hex()}")
     print(f"mode     {weight_map.mode} ({levels})")
     print(f"caption  {file.caption!r} ({file.caption_codec})")
@@ -228,22 +224,33 @@ def _open_image(path):
 
     try:
         return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError):
         raise ValueError(f"{path} is not an image that Pillow can read; give a JPEG, PNG or WebP file.") from None
+
+
+def _output(name, source, suffix: str) -> Path:
+    """The output's path: as given, or the source's with another suffix, which then must not exist yet."""
+    output = Path(name) if name else Path(source).with_suffix(suffix)
+    if not name and output.exists():
+        raise ValueError(f"{output} exists already; give -o {output} to write over it, or another name.")
+    _check_output(output, source)
+    return output
 
 
 def _check_output(output: Path, source) -> None:
     """Refuse, before minutes of work, what could not be written at their end."""
     if not output.parent.is_dir():
         raise ValueError(f"There is no folder {output.parent} to write {output.name} to; make it first.")
-    if source and output.exists() and output.samefile(source):
+    if output.is_dir():
+        raise ValueError(f"The output {output} is a folder; give the name of a file in it with -o.")
+    if source and output.exists() and Path(source).exists() and output.samefile(source):
         raise ValueError(f"The output {output} is the input; choose another name with -o.")
 
 
 def _check_picture_name(output: Path) -> None:
     from PIL import Image
 
-    if output.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ValueError(
             f"Pillow writes no {output.suffix or 'nameless'} pictures; give a name ending in .png or .jpg."
         )
@@ -273,7 +280,7 @@ def _numbers(count: int):
 
 
 def _sentence(error) -> str:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and error.filename:
         return f"There is no file {error.filename}."
     text = " ".join(str(error).split())
     return text if text.endswith(".") else text + "."

@@ -16,9 +16,8 @@ def resolve_model(name) -> str:
     Raises:
         ValueError: A folder that holds no codec.
     """
-    folder = CHECKPOINTS / str(name)
-    if not (folder / "model_index.json").exists():
-        folder = Path(name)
+    embedded = [path.name for path in CHECKPOINTS.iterdir()]
+    folder = CHECKPOINTS / name if name in embedded else Path(name)
     if not folder.is_dir():
         return str(name)
     index = folder / "model_index.json"
@@ -26,7 +25,7 @@ def resolve_model(name) -> str:
         raise ValueError(
             f"{folder} is no model: it has no model_index.json; give the folder of a saved RSIC pipeline."
         )
-    if "hsvlc" not in json.loads(index.read_text()):
+    if json.loads(index.read_text()).get("hsvlc", [None])[0] is None:
         raise ValueError(
             f"{folder} holds no HSVLC, so it cannot code latents; train one for it with training/train_hsvlc.py and "
             "save it with the pipeline."
@@ -43,4 +42,11 @@ class FromPretrainedMixin:
         if "torch_dtype" not in kwargs:
             # Without a dtype, transformers would keep a float16 text encoder beside diffusers' float32 UNet.
             kwargs.setdefault("dtype", torch.float32)
-        return super().from_pretrained(resolve_model(pretrained_model_name_or_path), **kwargs)
+        pipeline = super().from_pretrained(resolve_model(pretrained_model_name_or_path), **kwargs)
+        for name, component in pipeline.components.items():
+            if isinstance(component, torch.nn.Module):
+                # diffusers only logs what a checkpoint lacks, and leaves it without data.
+                missing = [key for key, tensor in component.state_dict().items() if tensor.is_meta]
+                if missing:
+                    raise ValueError(f"The weights of {name} lack {len(missing)} tensors, {missing[0]} for one.")
+        return pipeline

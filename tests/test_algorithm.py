@@ -135,6 +135,7 @@ def test_paper_preset_is_the_papers_settings(toy):
         "guidance_scale": 3.0,
         "referring_scale": 0.7,
         "guidance_target": "noisy",
+        "inversion_guidance_scale": 1.0,
     }
 
 

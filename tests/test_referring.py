@@ -33,8 +33,13 @@ def test_box_coverage_equals_counting_pixels(levels, weight, background):
 
 
 def test_fractional_box_covers_part_of_its_border_pixels():
-    values = make_weight_map(64, 128, box=(0, 0, 32.5, 64), levels=8).values
-    assert values[0, 0] == np.float32(np.round(7 * 32.5 / 64) / 7) and values[0, 1] == 0
+    values = make_weight_map(64, 192, box=(0, 0, 64 + 32.5, 64), levels=8).values
+    assert values[0].tolist() == [1, np.float32(np.round(7 * 32.5 / 64) / 7), 0]
+
+
+def test_a_demand_smaller_than_a_cell_is_not_lost():
+    values = make_weight_map(128, 128, box=(70, 10, 75, 12), weight=0.9, background=0.3).values
+    np.testing.assert_allclose(values, [[2 / 7, 6 / 7], [2 / 7, 2 / 7]], atol=1e-6)
 
 
 def test_mask_equals_box_and_several_demands_take_the_maximum():
@@ -53,8 +58,10 @@ def test_mask_equals_box_and_several_demands_take_the_maximum():
 
 def test_point_is_a_disc():
     values = make_weight_map(256, 256, point=(96, 96)).values
-    # A disc of radius 32 around the middle of a cell covers pi / 4 of it, and nothing of its neighbours.
-    assert values[1, 1] == pytest.approx(np.pi / 4, abs=1 / 13) and values.sum() == values[1, 1]
+    # A disc of radius 32 around the middle of a cell covers nothing of its neighbours.
+    assert values[1, 1] == 1 and values.sum() == 1
+    # Around a corner of four cells it covers a quarter of itself in each.
+    assert make_weight_map(256, 256, point=(128, 128)).values[1:3, 1:3].tolist() == [[1, 1], [1, 1]]
 
 
 def test_global_mode_is_one_constant():
@@ -73,6 +80,7 @@ def test_global_mode_is_one_constant():
         ({"box": (0, 0, float("nan"), 50)}, "finite"),
         ({"box": (0, 0, 5)}, "4 finite numbers"),
         ({"box": []}, "empty"),
+        ({"box": 5}, "4 numbers"),
         ({"point": (300, 10)}, "outside the picture"),
         ({"mask": np.ones((300, 100))}, "mask is 100 x 300"),
         ({"mask": np.zeros((100, 300))}, "mask is empty"),

@@ -13,17 +13,24 @@ def add_checkpoint_arguments(parser, checkpointing_steps):
     parser.add_argument("--seed", type=int, default=0)
 
 
-def resume(accelerator, output_dir: Path, checkpoint: str | None) -> int:
-    """Load `checkpoint` ("latest": the last one in `output_dir`) and return the number of steps it has behind it."""
+def resume(accelerator, ema, output_dir: Path, checkpoint: str | None) -> int:
+    """Have `ema` saved with the rest, and load `checkpoint` ("latest": the last one in `output_dir`).
+
+    Returns:
+        `int`: The number of steps that it has behind it, 0 without one.
+    """
     if checkpoint == "latest":
         checkpoint = max(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), default=None)
         if checkpoint is None:
             print(f"No checkpoint in {output_dir}; starting anew.")
+    accelerator.register_for_checkpointing(ema)
+    ema.to(accelerator.device)
     if checkpoint is None:
         return 0
     if not Path(checkpoint).is_dir():
         raise ValueError(f"There is no checkpoint {checkpoint}; give one of the folders in {output_dir}, or `latest`.")
     accelerator.load_state(checkpoint)
+    ema.to(accelerator.device)  # accelerate loads it on the CPU
     return int(Path(checkpoint).name.split("-")[1])
 
 

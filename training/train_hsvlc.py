@@ -110,10 +110,8 @@ def main():
     lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps)
     ema = EMAModel(hsvlc.parameters(), decay=0.999)
     hsvlc, optimizer, lr_scheduler = accelerator.prepare(hsvlc, optimizer, lr_scheduler)
-    ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(ema)
 
-    step = resume(accelerator, output_dir, args.resume_from_checkpoint)
+    step = resume(accelerator, ema, output_dir, args.resume_from_checkpoint)
 
     hsvlc.train()
     progress = tqdm(range(step, args.max_train_steps), initial=step, total=args.max_train_steps, mininterval=20)
@@ -143,7 +141,8 @@ def main():
                 model = accelerator.unwrap_model(hsvlc)
                 model.update()
                 model.save_pretrained(output_dir / "hsvlc")
-                log_validation(model, validation, done)
+                if validation:
+                    log_validation(model, validation, done)
 
 
 if __name__ == "__main__":

@@ -113,10 +113,8 @@ def main():
     lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps)
     ema = EMAModel(model.parameters(), decay=0.998)
     model, optimizer, lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
-    ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(ema)
 
-    step = resume(accelerator, output_dir, args.resume_from_checkpoint)
+    step = resume(accelerator, ema, output_dir, args.resume_from_checkpoint)
 
     model.train()
     progress = tqdm(range(step, args.max_train_steps), initial=step, total=args.max_train_steps, mininterval=20)

@@ -64,10 +64,26 @@ def log_validation(vae, folder, step):
     psnr = []
     for array, _ in read_photos(list_photos([folder]), min_side=64):
         height, width = (side - side % 8 for side in array.shape[:2])
-        image = torch.from_numpy(array[:height, :width].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        image = torch.from_numpy(array[:height, :width].copy()).permute(2, 0, 1)[None].to(vae.device) / 127.5 - 1
         decoded = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
         psnr.append(-10 * math.log10(((decoded - image) / 2).square().mean().item()))
     print(f"step {step}: PSNR {np.mean(psnr):.2f} dB over {len(psnr)} photos of {folder}", flush=True)
+
+
+class NoisyAutoencoder(torch.nn.Module):
+    """The VAE with noise on its latents: a decoder that has seen some forgives what quantisation and diffusion leave.
+
+    One module with one `forward`, which is what distributed training wraps.
+    """
+
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, image, largest_std):
+        latents = self.vae.encode(image).latents
+        std = largest_std * torch.rand(len(image), 1, 1, 1, device=image.device)
+        return self.vae.decode(latents + std * torch.randn_like(latents)).sample, latents
 
 
 def main():
@@ -84,14 +100,13 @@ def main():
         num_encoder_blocks=tuple(args.encoder_blocks),
         num_decoder_blocks=tuple(args.decoder_blocks),
     )
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, weight_decay=1e-4)
+    model = NoisyAutoencoder(vae)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=1e-4)
     lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps)
-    ema = EMAModel(vae.parameters(), decay=0.998)
-    vae, optimizer, lr_scheduler = accelerator.prepare(vae, optimizer, lr_scheduler)
-    ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(ema)
+    ema = EMAModel(model.parameters(), decay=0.998)
+    model, optimizer, lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
 
-    step = resume(accelerator, output_dir, args.resume_from_checkpoint)
+    step = resume(accelerator, ema, output_dir, args.resume_from_checkpoint)
 
     progress = tqdm(range(step, args.max_train_steps), initial=step, total=args.max_train_steps, mininterval=20)
     for step in progress:
@@ -103,29 +118,25 @@ def main():
         image = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(accelerator.device).float() / 127.5 - 1
 
         with accelerator.autocast():
-            latents = vae.module.encode(image).latents if hasattr(vae, "module") else vae.encode(image).latents
-            # A decoder that has seen noise forgives what quantisation and diffusion leave in the latents.
-            noise = args.latent_noise * torch.rand(len(image), 1, 1, 1, device=image.device)
-            noisy = latents + noise * torch.randn_like(latents)
-            decoded = vae.module.decode(noisy).sample if hasattr(vae, "module") else vae.decode(noisy).sample
+            decoded, latents = model(image, args.latent_noise)
             loss = reconstruction_loss(decoded.float(), image, args.gradient_weight)
             loss = loss + 0.02 * standardisation_loss(latents.float())
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(vae.parameters(), 1.0)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         lr_scheduler.step()
         optimizer.zero_grad()
-        ema.step(vae.parameters())
+        ema.step(model.parameters())
         if step % 20 == 0:
             progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
 
         done = step + 1
         if accelerator.is_main_process and (done % args.checkpointing_steps == 0 or done == args.max_train_steps):
             accelerator.save_state(output_dir / f"checkpoint-{done}")
-            with averaged_weights(ema, vae):
-                accelerator.unwrap_model(vae).save_pretrained(output_dir / "vae")
+            with averaged_weights(ema, model):
+                vae.save_pretrained(output_dir / "vae")
                 if args.validation_dir:
-                    log_validation(accelerator.unwrap_model(vae), args.validation_dir, done)
+                    log_validation(vae, args.validation_dir, done)
 
 
 if __name__ == "__main__":

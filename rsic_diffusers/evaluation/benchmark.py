@@ -55,9 +55,8 @@ def main():
     box = (args.size[0] // 4, args.size[1] // 4, args.size[0] * 3 // 4, args.size[1] * 3 // 4)
 
     name = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    print(
-        f"{args.model}, {args.size[0]} x {args.size[1]}, {args.device} ({name}), {args.dtype}, torch {torch.__version__}"
-    )
+    size = "{} x {}".format(*args.size)
+    print(f"{args.model}, {size}, {args.device} ({name}), {args.dtype}, torch {torch.__version__}")
     seconds, out = timed(lambda: encoder(image, caption="a woman in a navy uniform", box=box), args.repeats)
     print(f"encode               {seconds:8.3f} s  ({len(out.bitstream)} bytes)")
 

@@ -59,7 +59,9 @@ class ConditionalPrior(nn.Module):
         Returns:
             mean (B, C_i, h_i, w_i), scale index in [0, num_scales - 1] (same shape, real-valued), hidden features.
         """
-        mean, index, hidden = self._run(i, weight_map, codes, hidden, integer=False)
+        # Half precision cannot hold whole 1/4096ths; under autocast training would see another network.
+        with torch.autocast(weight_map.device.type, enabled=False):
+            mean, index, hidden = self._run(i, weight_map, codes, hidden, integer=False)
         return mean, index.clamp(0, self.num_scales - 1), hidden
 
     def forward_integer(self, i, weight_map, codes=None, hidden=None):
@@ -78,6 +80,8 @@ class ConditionalPrior(nn.Module):
         if i > 0:
             above = torch.cat([codes.clamp(-limit, limit), hidden], dim=1)
             x = torch.cat([x, F.interpolate(above, size=x.shape[-2:], mode="nearest-exact")], dim=1)
+        if not integer:
+            x = x.to(self.head[i].weight)
         for layer in self.body[i]:
             x = layer.forward_integer(x) if integer else layer(x)
         out = self.head[i].forward_integer(x) if integer else self.head[i](x)
@@ -136,9 +140,10 @@ class GaussianCDFTables(nn.Module):
         return self.cdf.tolist(), self.cdf_length.tolist(), self.offset.tolist()
 
     def bits(self, symbols: torch.Tensor, indexes: torch.Tensor) -> float:
-        """Information content of integer `symbols` under the integer tables, in bits (bypass bits not counted)."""
+        """Bits of integer `symbols` under the integer tables (the digits that follow an escape not counted)."""
         position = symbols.long().cpu() - self.offset.cpu().long()[indexes]
-        position = position.clamp(min=0).minimum(self.cdf_length.cpu().long()[indexes] - 2)
+        escape = self.cdf_length.cpu().long()[indexes] - 2  # the last bin stands for all symbols outside the table
+        position = torch.where((position < 0) | (position > escape), escape, position)
         cdf = self.cdf.cpu().double()
         frequency = cdf[indexes, position + 1] - cdf[indexes, position]
         return float((CDF_PRECISION - torch.log2(frequency)).sum())
@@ -171,10 +176,10 @@ class RansStream:
 
     def open(self, data: bytes, max_symbols: int) -> None:
         # compressai's decoder does not know where its input ends. Zeros after the end keep every read inside memory,
-        # whatever the bytes say: a symbol takes at most one 4-byte word; an escape's length is spelled in 4-bit
-        # digits that must come from the data itself, so all escapes together take at most 8 digits for each of its
-        # bytes, counted twice.
-        self.decoder.set_stream(data + bytes(4 * max_symbols + 64 * len(data) + 64))
+        # whatever the bytes say. A symbol takes at most one 4-byte word. An escape spells its length in half bytes of
+        # 15 until a smaller one; these must come from the data (or the 8-byte state), and each can call for 15 more
+        # half bytes: less than 16 bytes for each byte.
+        self.decoder.set_stream(data + bytes(4 * max_symbols + 16 * (len(data) + 8)))
 
     def read(self, indexes: torch.Tensor) -> torch.Tensor:
         return torch.tensor(self.decoder.decode_stream(indexes.tolist(), *self.tables), dtype=torch.int64)

@@ -16,7 +16,7 @@ from .layers import DownBlock, ResidualBlock, UpBlock
 
 
 CELL = 8  # latent positions along the side of a cell of M (64 pixels)
-MAX_SYMBOL = 127  # codes then fit the priors' 16-bit activations
+MAX_SYMBOL = 127  # about what the priors can take in: their activations are 16 bits in units of 1/256
 
 
 @dataclass
@@ -82,7 +82,7 @@ class HSVLC(ModelMixin, ConfigMixin):
         if single_layer:
             # The same transforms; of the four codes only the third is left, wide enough for all rates.
             code_channels, gates = (0, 0, 2 * code_channels[2], 0), (0.0,) * 4
-        self.gates = gates
+        self.gates = tuple(gates)
         widths = tuple(reversed(hidden_channels))  # coarse to fine, as all lists below
         self.down = nn.ModuleList(
             DownBlock(c_in, c_out) for c_in, c_out in zip((latent_channels, *hidden_channels), hidden_channels)
@@ -134,8 +134,12 @@ class HSVLC(ModelMixin, ConfigMixin):
 
     def _pad(self, latents: torch.Tensor) -> torch.Tensor:
         """Repeat the border until height and width are multiples of 16."""
-        height, width = latents.shape[-2:]
-        return F.pad(latents, (0, -width % (2 * CELL), 0, -height % (2 * CELL)), mode="replicate")
+        # Not F.pad(mode="replicate"): its gradient on CUDA is not deterministic, and the guidance takes it.
+        for dim in (-2, -1):
+            missing = -latents.shape[dim] % (2 * CELL)
+            border = latents.narrow(dim, latents.shape[dim] - 1, 1)
+            latents = torch.cat([latents, *[border] * missing], dim=dim)
+        return latents
 
     def _analyse(self, latents: torch.Tensor, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         """Bottom-up features, coarse to fine."""
@@ -263,7 +267,7 @@ class HSVLC(ModelMixin, ConfigMixin):
             `torch.Tensor` of shape (1, 4, h, w): z_hat_0, in the model's dtype and on its device.
 
         Raises:
-            ValueError: The stream holds a symbol that no encoder writes.
+            ValueError: The stream is not what an encoder writes for this map and shape.
         """
         return self._read(data, weight_map, shape)[0]
 
@@ -279,17 +283,20 @@ class HSVLC(ModelMixin, ConfigMixin):
         integer_maps = self._integer_maps(weight_map, shape)
         maps = [(level_map / ACTIVATION_ONE).to(self.start) for level_map in integer_maps]
         stream = RansStream(self.tables.as_lists())
-        # Every scale has at most 1/4 as many positions as the finest one before it.
-        positions = integer_maps[-1].numel()
-        stream.open(data, max_symbols=positions * max(self.config.code_channels))
+        again = RansStream(self.tables.as_lists())
+        stream.open(data, max_symbols=sum(self.code_in[i].out_channels * maps[i].numel() for i in self.scales))
 
         def read(i, mean, index, gate, x):
             q = stream.read(index[gate])
             if q.numel() and int(q.abs().max()) > MAX_SYMBOL:
                 raise ValueError(f"The code stream holds a symbol beyond +-{MAX_SYMBOL}; the data is damaged.")
+            again.write(q, index[gate])
             return q
 
         sample, symbols = self._walk(maps, integer_maps, read)
+        # rANS turns any bytes into symbols; only what an encoder wrote turns back into the same bytes.
+        if again.finish() != data:
+            raise ValueError("The code stream is not what an encoder writes for this map; the data is damaged.")
         return sample[..., : shape[0], : shape[1]], symbols
 
     @torch.no_grad()
@@ -326,5 +333,9 @@ class HSVLC(ModelMixin, ConfigMixin):
         self._check_map_shape(weight_map, 1, *shape)
         if not bool(((weight_map >= 0) & (weight_map <= 1)).all()):
             raise ValueError("weight_map must hold numbers between 0 and 1; it holds others, or NaN.")
+        self.require_tables()
+
+    def require_tables(self) -> None:
+        """ValueError unless the codec is ready to code."""
         if not self.tables.ready:
             raise ValueError("This HSVLC has no CDF tables yet; call `hsvlc.update()` once after training, then save.")

@@ -36,7 +36,7 @@ class RSICEncoderOutput(BaseOutput):
         if isinstance(self.bitstream, bytes):
             write_file(path, self.bitstream)
             return
-        if isinstance(path, str) or len(path) != len(self.bitstream):
+        if not isinstance(path, (list, tuple)) or len(path) != len(self.bitstream):
             raise ValueError(f"{len(self.bitstream)} photos were encoded; give a list of as many paths.")
         for one_path, data in zip(path, self.bitstream):
             write_file(one_path, data)

@@ -14,7 +14,7 @@ from ..bitstream import Bitstream, BitstreamError
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import CELL, HSVLC
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
-from .latents import decode_latents
+from .latents import check_latent_space, decode_latents
 from .pipeline_output import RSICDecoderOutput
 
 
@@ -41,6 +41,7 @@ PRESETS = {
         "guidance_scale": 3.0,
         "referring_scale": 0.7,
         "guidance_target": "noisy",
+        "inversion_guidance_scale": 1.0,
     },
 }
 
@@ -71,19 +72,27 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         scheduler: GuidedSelfRecurrentDDIMScheduler,
     ):
         super().__init__()
+        check_latent_space(vae, hsvlc)
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, hsvlc=hsvlc, scheduler=scheduler
         )
         self.image_processor = VaeImageProcessor()
 
-    def check_inputs(self, files, preset, output_type, callback_on_step_end_tensor_inputs, settings):
+    def check_inputs(self, files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator):
         if preset is not None and preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}.')
-        for name in ("num_inference_steps", "num_recurrence_steps"):
-            if not isinstance(settings[name], int) or settings[name] < 1:
-                raise ValueError(f"{name} must be a whole number from 1 up, got {settings[name]!r}.")
+        steps, recurrences = settings["num_inference_steps"], settings["num_recurrence_steps"]
+        limit = self.scheduler.config.num_train_timesteps - 1
+        if not isinstance(steps, int) or not 0 <= steps <= limit:
+            raise ValueError(f"num_inference_steps must be a whole number from 0 to {limit}, got {steps!r}.")
+        if not isinstance(recurrences, int) or recurrences < 1:
+            raise ValueError(f"num_recurrence_steps must be a whole number from 1 up, got {recurrences!r}.")
+        if settings["guidance_target"] not in ("noisy", "clean"):
+            raise ValueError(f'guidance_target must be "noisy" or "clean", got {settings["guidance_target"]!r}.')
+        if isinstance(generator, list) and len(generator) != len(files):
+            raise ValueError(f"{len(files)} files need as many generators, got {len(generator)}.")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -135,7 +144,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             bitstream (`bytes`, path, or a list of them): The file.
             preset (`str`, *optional*): "paper" is Algorithm 1 with the paper's settings. Other arguments override
                 it; what neither gives comes from the scheduler's config.
-            num_inference_steps (`int`, *optional*): T.
+            num_inference_steps (`int`, *optional*): T; 0 leaves diffusion out and gives the picture of z_hat_0.
             num_recurrence_steps (`int`, *optional*): T_r.
             guidance_scale, referring_scale (`float`, *optional*): omega = guidance_scale (1 - referring_scale M).
             guidance_strength (`float`, *optional*): gamma, the pull towards the coded latents.
@@ -169,7 +178,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         for name, value in settings.items():
             if value is None:
                 settings[name] = PRESETS.get(preset, {}).get(name, self.scheduler.config[name])
-        self.check_inputs(files, preset, output_type, callback_on_step_end_tensor_inputs, settings)
+        self.check_inputs(files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator)
         device = self._execution_device
         num_inference_steps, num_recurrence_steps = settings["num_inference_steps"], settings["num_recurrence_steps"]
         if generator is None:
@@ -180,6 +189,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         size = (files[0].height, files[0].width)
         shape = tuple(-(-side // 8) for side in size)
         weight_map = torch.from_numpy(np.stack([file.weight_map.values for file in files]))[:, None]
+        self.hsvlc.require_tables()
         try:
             coded = torch.cat(
                 [self.hsvlc.decompress(file.codes, one[None], shape) for file, one in zip(files, weight_map)]
@@ -217,8 +227,10 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             return without + omega * (with_ - without)
 
         # 4. Invert z_hat_0 to z_hat_T, keeping the trajectory (Algorithm 1, line 2)
-        self.scheduler.set_timesteps(num_inference_steps, device)
-        timesteps = self.scheduler.timesteps.tolist()
+        timesteps = []
+        if num_inference_steps:
+            self.scheduler.set_timesteps(num_inference_steps, device)
+            timesteps = self.scheduler.timesteps.tolist()
         trajectory = {}
         latents = coded
         with self.progress_bar(total=num_inference_steps * (1 + num_recurrence_steps)) as progress_bar:
@@ -249,6 +261,8 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                     latents = (callback_outputs or {}).get("latents", latents)
 
         # 6. Latents to pictures
+        if not bool(torch.isfinite(latents).all()):
+            raise ValueError("The latents became NaN or infinite; use another dtype, or a lower guidance_strength.")
         if output_type == "latent":
             images = latents
         else:

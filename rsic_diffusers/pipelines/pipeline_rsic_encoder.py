@@ -11,7 +11,7 @@ from ..bitstream import MAX_PIXELS, MAX_SIDE, MIN_SIDE, Bitstream
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
 from ..referring.demands import make_weight_map
-from .latents import encode_image
+from .latents import check_latent_space, encode_image
 from .pipeline_output import RSICEncoderOutput
 
 
@@ -51,6 +51,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
 
     def __init__(self, vae, hsvlc: HSVLC, tokenizer=None, referring_model=None, captioner=None):
         super().__init__()
+        check_latent_space(vae, hsvlc)
         self.register_modules(
             vae=vae, hsvlc=hsvlc, tokenizer=tokenizer, referring_model=referring_model, captioner=captioner
         )
@@ -70,6 +71,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                     raise ValueError(f"An image array must have 3 dimensions, got {image.ndim}; give a list for many.")
                 # diffusers' habit: arrays are (H, W, 3), tensors (3, H, W)
                 height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.shape[1:]
+                channels = image.shape[2] if isinstance(image, np.ndarray) else image.shape[0]
+                if channels != 3:
+                    raise ValueError(f"An image array must have 3 channels (RGB), got {channels}.")
                 if image.dtype in (np.uint8, torch.uint8):
                     raise ValueError("An image array must hold floats in [0, 1]; divide by 255, or give a PIL image.")
                 if not (image.min() >= 0 and image.max() <= 1):
@@ -142,6 +146,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         # 1. Check inputs
         is_list = isinstance(image, (list, tuple))
         images = list(image) if is_list else [image]
+        if not images:
+            raise ValueError("There is nothing to encode: the list of images is empty.")
         captions, boxes, points, masks = (
             self._per_image(name, value, len(images)) if is_list else [value]
             for name, value in (("caption", caption), ("box", box), ("point", point), ("mask", mask))

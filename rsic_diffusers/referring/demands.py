@@ -19,7 +19,7 @@ def make_weight_map(
     mode: str | None = None,
 ) -> WeightMap:
     """M for a picture of `height` x `width` pixels: the cell-wise maximum of weight x coverage over all demands, and
-    the background weight under them all.
+    the background weight under them all. A demand that covers no whole cell counts in full where it covers most.
 
     Args:
         box: (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, or a list of boxes.
@@ -49,7 +49,9 @@ def make_weight_map(
 
     coverage = np.zeros(grid_size(height, width))
     for region in _regions(height, width, box, point, mask):
-        coverage = np.maximum(coverage, pool_to_grid(region))
+        pooled = pool_to_grid(region)
+        # The cell that a demand covers best counts in full, so that one smaller than a cell is not rounded away.
+        coverage = np.maximum(coverage, pooled / max(pooled.max(), 1e-9))
     return WeightMap.quantize(np.maximum(background, weight * coverage), levels)
 
 
@@ -91,14 +93,14 @@ def _as_list(name, demand, length):
     """One tuple of numbers or a list of them, as a list of tuples of finite floats."""
     if demand is None:
         return []
-    if len(demand) and isinstance(demand[0], numbers.Real):
-        demand = [demand]
-    out = []
-    for values in demand:
-        values = tuple(values)
-        if len(values) != length or not all(isinstance(v, numbers.Real) and np.isfinite(v) for v in values):
-            raise ValueError(f"A {name} is {length} finite numbers, got {values!r}.")
-        out.append(tuple(float(v) for v in values))
-    if not out:
+    demand = demand.tolist() if hasattr(demand, "tolist") else demand
+    if not isinstance(demand, (list, tuple)):
+        raise ValueError(f"{name} must be {length} numbers or a list of such, got {demand!r}.")
+    if not demand:
         raise ValueError(f"The list given as {name} is empty; leave it out instead.")
-    return out
+    items = [demand] if isinstance(demand[0], numbers.Real) else demand
+    for item in items:
+        is_tuple = isinstance(item, (list, tuple)) and len(item) == length
+        if not is_tuple or not all(isinstance(value, numbers.Real) and np.isfinite(value) for value in item):
+            raise ValueError(f"A {name} is {length} finite numbers, got {item!r}.")
+    return [tuple(float(value) for value in item) for item in items]
