@@ -57,6 +57,9 @@ def test_mask_point_and_global(photo_file, tmp_path, small_photo):
     "arguments, message",
     [
         (["encode", "TEXT"], "not an image"),
+        (["encode", "PHOTO", "-o", "EMPTY"], "is a folder"),
+        (["decode", "CUT", "-o", "PHOTO"], "checksum"),
+        (["decode", "CUT.png"], "exists already"),
         (["encode", "MISSING"], "There is no file"),
         (["encode", "SMALL"], "at least 64"),
         (["encode", "PHOTO", "--box", "10,10,10,20"], "empty or inverted"),
@@ -92,6 +95,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photo_fil
         "PHOTO": "photo.png",
         "EMPTY": "empty",
         "CUT": "cut.rsic",
+        "CUT.png": "photo.rsic",
         "FOREIGN": "foreign.rsic",
         "NOWHERE/photo.rsic": "nowhere/photo.rsic",
         "OUT.xyz": "out.xyz",
@@ -104,6 +108,16 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photo_fil
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rsic")]
     assert len(error) == 1 and message in error[0] and error[0].endswith(".")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_demo_saves_one_sheet(photo_file, tmp_path, capsys, small_photo):
+    sheet = tmp_path / "sheet.png"
+    assert rsic("demo", photo_file, "--box", "50,20,150,140", "-o", sheet) == 0
+    printed = capsys.readouterr().out
+    assert "referring mode" in printed and "global mode" in printed and str(sheet) in printed
+    # The first picture of the sheet is the photo; below the box's line it is untouched.
+    picture = np.asarray(Image.open(sheet))[8 : 8 + 165, 8 : 8 + 203]
+    np.testing.assert_array_equal(picture[145:], np.asarray(small_photo)[145:])
 
 
 def test_help_and_inspect_do_not_load_torch(tmp_path):

@@ -166,15 +166,13 @@ def test_a_batch_is_its_members(hsvlc, photo_latents):
 
 
 def test_hostile_streams_do_not_crash(hsvlc):
-    """Bytes that no encoder wrote: some latents or a ValueError, never a read outside memory or an endless loop."""
+    """Bytes that no encoder wrote: a ValueError, never a read outside memory, an endless loop, or latents."""
     generator = np.random.default_rng(0)
     for i in range(40):
         data = generator.bytes(int(generator.integers(8, 600)))
         data = b"\xff" * len(data) if i == 0 else bytes(len(data)) if i == 1 else data
-        try:
-            assert len(hsvlc.decode_symbols(data, torch.ones(1, 1, 3, 4), (21, 26))) == 4
-        except ValueError as error:
-            assert "damaged" in str(error)
+        with pytest.raises(ValueError, match="damaged"):
+            hsvlc.decode_symbols(data, torch.ones(1, 1, 3, 4), (21, 26))
 
 
 def test_saving_keeps_every_bit(hsvlc, photo_latents, tmp_path):

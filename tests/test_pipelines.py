@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from rsic_diffusers import Bitstream, BitstreamError, RSICDecoderPipeline, RSICEncoderPipeline
+from rsic_diffusers.evaluation.equal_size import pair_at_equal_size
 from rsic_diffusers.evaluation.metrics import psnr
 
 
@@ -70,11 +71,8 @@ np.save("image.npy", np.asarray(image))
 
 
 def test_referring_mode_favours_the_region_at_equal_size(encoder, decoder, photo):
-    from rsic_diffusers.evaluation.equal_size import global_at_equal_size
-
     box = (150, 40, 370, 310)
-    referring = encoder(photo, box=box, weight=6 / 7)
-    even = global_at_equal_size(encoder, photo, len(referring.bitstream))
+    referring, even = pair_at_equal_size(encoder, photo, box)
     assert abs(len(even.bitstream) - len(referring.bitstream)) <= 0.05 * len(referring.bitstream)
     gain = [psnr(decoder(out.bitstream, **QUICK).images[0], photo, box) for out in (referring, even)]
     assert gain[0] > gain[1] + 0.5
@@ -155,9 +153,27 @@ def test_damaged_and_foreign_files_are_refused(decoder, encoded):
     with pytest.raises(BitstreamError, match="checksum"):
         decoder(bytes(data))
     file = Bitstream.from_bytes(encoded.bitstream)
+    for codes in (file.codes[:-4], file.codes + bytes(4), bytes(len(file.codes)), file.codes[::-1]):
+        # The checksum is made right again: only the stream itself can tell.
+        hostile = Bitstream(file.width, file.height, file.weight_map, file.caption, codes, file.fingerprint)
+        with pytest.raises(BitstreamError, match="damaged"):
+            decoder(hostile.to_bytes())
     foreign = Bitstream(file.width, file.height, file.weight_map, file.caption, file.codes, b"\0\0")
     with pytest.raises(BitstreamError, match="made for the codec 0000"):
         decoder(foreign.to_bytes())
+
+
+def test_no_steps_is_the_codec_alone(decoder, encoded, encoder):
+    from rsic_diffusers.pipelines.latents import decode_latents
+
+    file = Bitstream.from_bytes(encoded.bitstream)
+    weight_map = torch.from_numpy(file.weight_map.values)[None, None]
+    with torch.no_grad():
+        latents = encoder.hsvlc.decompress(file.codes, weight_map, (21, 26))
+        expected = decode_latents(encoder.vae, latents, (165, 203)).clamp(-1, 1) / 2 + 0.5
+    out = decoder(encoded.bitstream, num_inference_steps=0, output_type="pt")
+    torch.testing.assert_close(out.images, expected, atol=1e-5, rtol=0)
+    assert out.num_unet_evaluations == 0
 
 
 def test_bad_input_is_named(encoder, decoder, small_photo, encoded, tmp_path):

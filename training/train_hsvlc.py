@@ -7,8 +7,9 @@ Only the VAE of the checkpoint is loaded. Photos are encoded once and kept in `<
 `--resume_from_checkpoint latest` goes on after an interruption. The end of a run is a `save_pretrained` folder,
 `<output_dir>/hsvlc`, with priors in fixed point and CDF tables: ready to code.
 
-The loss is sum_i R(f_i) + lambda(M) MSE(z0, z0_hat), with lambda(M) = 0.01 exp(7 M) at each latent position, R in bits
-for each latent position and the squared error for each latent element.
+The loss is sum_i R(f_i) + lambda(M) MSE(z0, z0_hat), with lambda(M) = --rate_lambda exp(7 M) at each latent position, R
+in bits for each latent position and the squared error for each latent element. Each sample's loss is divided by the
+root of its mean lambda, which leaves its optimum where it is.
 """
 
 import argparse
@@ -39,6 +40,13 @@ def parse_args():
     parser.add_argument("--train_batch_size", type=int, default=8)
     parser.add_argument("--max_train_steps", type=int, default=6000)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument(
+        "--rate_lambda",
+        type=float,
+        default=0.01,
+        help="What a squared error costs where M = 0. 0.01 is the paper-like range for latents as smooth as Stable "
+        "Diffusion's; raise it until M = 1 needs the bits per pixel you want (rsic-tiny: 0.025).",
+    )
     parser.add_argument("--single_layer", action="store_true", help='One code, no gates: the paper\'s "w/o HSVLC".')
     add_checkpoint_arguments(parser, checkpointing_steps=1000)
     args = parser.parse_args()
@@ -47,17 +55,12 @@ def parse_args():
     return args
 
 
-def lambda_of(weight_map):
-    """What a squared error costs where M is `weight_map`."""
-    return 0.01 * torch.exp(7 * weight_map)
-
-
-def rate_distortion_loss(hsvlc, latents, weight_map):
+def rate_distortion_loss(hsvlc, latents, weight_map, rate_lambda):
     """Returns the loss, and for logging the bits by latent position and the squared error by element."""
     output = hsvlc(latents, weight_map)
     positions = latents.shape[-2] * latents.shape[-1]
     rate = sum(bits.sum(dim=(1, 2, 3)) for bits in output.bits) / positions
-    weight = lambda_of(weight_map).repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
+    weight = (rate_lambda * torch.exp(7 * weight_map)).repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
     error = (output.sample.float() - latents).square()
     distortion = (weight * error).mean(dim=(1, 2, 3))
     # lambda spans three orders of magnitude; without this, only high rates would be trained. The optimum of each
@@ -124,7 +127,7 @@ def main():
         weight_map = torch.round(weight_map.to(accelerator.device) * 256) / 256
 
         with accelerator.autocast():
-            loss, rate, mse = rate_distortion_loss(hsvlc, latents, weight_map)
+            loss, rate, mse = rate_distortion_loss(hsvlc, latents, weight_map, args.rate_lambda)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(hsvlc.parameters(), 1.0)
         optimizer.step()

@@ -1,6 +1,6 @@
 """The sheet that `rsic demo` saves."""
 
-from .equal_size import global_at_equal_size
+from .equal_size import pair_at_equal_size
 from .metrics import psnr
 from .sheet import draw_box, make_sheet, map_image
 from .standard_codecs import best_standard_codec
@@ -20,9 +20,8 @@ def make_demo_sheet(encoder, decoder, image, boxes, caption, make_generator):
         caption (`str`, *optional*).
         make_generator (`Callable`): Gives the noise generator of each decoding, or None.
     """
-    referring = encoder(image, caption=caption, box=boxes, weight=REFERRING_WEIGHT)
+    referring, even = pair_at_equal_size(encoder, image, boxes, REFERRING_WEIGHT, caption)
     print(f"referring mode: {len(referring.bitstream)} bytes {referring.breakdown}")
-    even = global_at_equal_size(encoder, image, len(referring.bitstream), caption=caption)
     print(f"global mode:    {len(even.bitstream)} bytes {even.breakdown}")
     standard = best_standard_codec(image, len(referring.bitstream))
 

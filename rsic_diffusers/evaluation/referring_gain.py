@@ -4,7 +4,7 @@
 
 PHOTOS is a folder of photos with an `annotations.json`: a list of {"file", "caption", "box"}, the box as fractions
 (x0, y0, x1, y1) of width and height. Every photo is coded at its native size in referring mode, then in global mode
-with the constant M whose file is nearest in size; both files are decoded, and PSNR is measured inside the box (f-PSNR)
+with the constant M whose file is nearest in size (within 5 %, if need be by raising the background weight); both files are decoded, and PSNR is measured inside the box (f-PSNR)
 and over the whole picture. Sizes are lengths of files, caption and all. "codec only" is the VAE's picture of z_hat_0,
 without diffusion.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import RSICDecoderPipeline, RSICEncoderPipeline
-from .equal_size import global_at_equal_size
+from .equal_size import pair_at_equal_size
 from .metrics import psnr
 
 
@@ -31,7 +31,6 @@ def parse_args():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--preset", help="of the decoder")
     parser.add_argument("--weight", type=float, default=1.0, help="M inside the box (1)")
-    parser.add_argument("--background", type=float, default=0.0, help="M outside the box (0)")
     parser.add_argument("--limit", type=int, help="only the first photos")
     parser.add_argument("--codec_only", action="store_true", help="leave diffusion out: quick")
     parser.add_argument("--save", type=Path, help="folder for the decoded pictures")
@@ -47,8 +46,7 @@ def parse_args():
 def measure(encoder, decoder, entry, args, settings):
     image = Image.open(args.photos / entry["file"]).convert("RGB")
     box = tuple(fraction * side for fraction, side in zip(entry["box"], 2 * image.size))
-    referring = encoder(image, caption=entry["caption"], box=box, weight=args.weight, background=args.background)
-    even = global_at_equal_size(encoder, image, len(referring.bitstream), caption=entry["caption"])
+    referring, even = pair_at_equal_size(encoder, image, box, args.weight, entry["caption"])
     row = {"file": entry["file"], "pixels": image.width * image.height}
     for mode, out in (("referring", referring), ("global", even)):
         row[f"{mode} bytes"] = len(out.bitstream)
