@@ -7,8 +7,8 @@ Only the VAE of the checkpoint is loaded. Photos are encoded once and kept in `<
 `--resume_from_checkpoint latest` goes on after an interruption. The end of a run is a `save_pretrained` folder,
 `<output_dir>/hsvlc`, with priors in fixed point and CDF tables: ready to code.
 
-The loss is sum_i R(f_i) + lambda(M) MSE(z0, z0_hat), with lambda(M) = --rate_lambda exp(7 M) at each latent position, R
-in bits for each latent position and the squared error for each latent element. Each sample's loss is divided by the
+The loss is sum_i R(f_i) + lambda(M) MSE(z0, z0_hat), with lambda(M) = --rate_lambda exp(7 M) at each latent position,
+R in bits for each latent position and the squared error for each latent element. Each sample's loss is divided by the
 root of its mean lambda, which leaves its optimum where it is.
 """
 

@@ -4,9 +4,9 @@
 
 PHOTOS is a folder of photos with an `annotations.json`: a list of {"file", "caption", "box"}, the box as fractions
 (x0, y0, x1, y1) of width and height. Every photo is coded at its native size in referring mode, then in global mode
-with the constant M whose file is nearest in size (within 5 %, if need be by raising the background weight); both files are decoded, and PSNR is measured inside the box (f-PSNR)
-and over the whole picture. Sizes are lengths of files, caption and all. "codec only" is the VAE's picture of z_hat_0,
-without diffusion.
+with the constant M whose file is nearest in size (within 5 %, if need be by raising the background weight of the
+other); both files are decoded, and PSNR is measured inside the box (f-PSNR) and over the whole picture. Sizes are
+lengths of files, caption and all. "codec only" is the VAE's picture of z_hat_0, without diffusion.
 """
 
 import argparse
