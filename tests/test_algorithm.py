@@ -87,7 +87,7 @@ def algorithm_1(pipeline, file, T, T_r, gamma, scale, referring, target, inversi
             reference = z_hat[t] if target == "noisy" else z_hat[0]
             loss = ((hsvlc(seen, M).sample - reference) ** 2).sum() / (4 * 64 * 64)
             gradient = torch.autograd.grad(loss, seen)[0]
-            gamma_t = gamma * (abar[t - 1] / abar[t]) ** 0.5
+            gamma_t = gamma * (abar[t - 1] / (abar[t] if target == "noisy" else 1)) ** 0.5
             z_prev = ddim(z, eps, t, t - 1) - gamma_t * gradient
             if r < T_r:
                 ratio = abar[t] / abar[t - 1]

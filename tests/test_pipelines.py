@@ -12,6 +12,7 @@ from rsic_diffusers.evaluation.equal_size import pair_at_equal_size
 from rsic_diffusers.evaluation.metrics import psnr
 
 
+# For what does not depend on how good the picture is.
 QUICK = {"num_inference_steps": 4, "num_recurrence_steps": 2}
 BOX = (50, 20, 150, 140)
 
@@ -24,6 +25,16 @@ def encoded(encoder, small_photo):
 @pytest.fixture(scope="module")
 def decoded(decoder, encoded):
     return decoder(encoded.bitstream, **QUICK).images[0]
+
+
+@pytest.fixture(scope="module")
+def decoded_by_default(decoder, encoded):
+    return decoder(encoded.bitstream).images[0]
+
+
+def grey_like(image):
+    """A picture of the mean colour: what knowing nothing but that would give."""
+    return Image.new("RGB", image.size, tuple(np.asarray(image).mean((0, 1)).astype(int)))
 
 
 def digest(image):
@@ -41,12 +52,12 @@ def test_output_says_what_the_file_holds(encoded, small_photo):
     assert encoded.breakdown["header"] == 12 and encoded.breakdown["f3"] > 0
 
 
-def test_the_picture_looks_like_the_photo(decoded, small_photo):
-    assert decoded.size == small_photo.size
-    grey = Image.new("RGB", small_photo.size, tuple(np.asarray(small_photo).mean((0, 1)).astype(int)))
+def test_the_picture_looks_like_the_photo(decoded_by_default, small_photo):
+    assert decoded_by_default.size == small_photo.size
     # Far nearer to the photo than its mean colour, and nearest where it was asked to be.
-    assert psnr(decoded, small_photo) > psnr(grey, small_photo) + 3
-    assert psnr(decoded, small_photo, BOX) > psnr(grey, small_photo, BOX) + 5
+    grey = grey_like(small_photo)
+    assert psnr(decoded_by_default, small_photo) > psnr(grey, small_photo) + 2
+    assert psnr(decoded_by_default, small_photo, BOX) > psnr(grey, small_photo, BOX) + 5
 
 
 def test_same_file_same_picture(decoder, encoded, decoded):
@@ -74,7 +85,7 @@ def test_referring_mode_favours_the_region_at_equal_size(encoder, decoder, photo
     box = (150, 40, 370, 310)
     referring, even = pair_at_equal_size(encoder, photo, box)
     assert abs(len(even.bitstream) - len(referring.bitstream)) <= 0.05 * len(referring.bitstream)
-    gain = [psnr(decoder(out.bitstream, **QUICK).images[0], photo, box) for out in (referring, even)]
+    gain = [psnr(decoder(out.bitstream).images[0], photo, box) for out in (referring, even)]
     assert gain[0] > gain[1] + 0.5
 
 
@@ -118,12 +129,14 @@ def test_callback_sees_and_changes_latents(decoder, encoded):
     assert seen == [(0, 751), (1, 501), (2, 251), (3, 1)] and not latents.any()
 
 
-def test_half_precision_gives_nearly_the_same_picture(encoded, decoded, small_photo):
-    dec = RSICDecoderPipeline.from_pretrained("rsic-tiny", dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_nearly_the_same_picture(encoded, decoded_by_default, small_photo, dtype):
+    dec = RSICDecoderPipeline.from_pretrained("rsic-tiny", dtype=dtype)
     dec.set_progress_bar_config(disable=True)
-    assert dec.unet.dtype == torch.bfloat16
-    image = dec(encoded.bitstream, **QUICK).images[0]
-    assert psnr(image, small_photo, BOX) > psnr(decoded, small_photo, BOX) - 1.5
+    assert dec.unet.dtype == dec.hsvlc.dtype == dtype
+    image = dec(encoded.bitstream).images[0]
+    assert psnr(image, decoded_by_default) > 25
+    assert psnr(image, small_photo, BOX) > psnr(decoded_by_default, small_photo, BOX) - 0.5
 
 
 def test_save_and_load_give_the_same_bytes_and_pictures(encoder, decoder, encoded, decoded, small_photo, tmp_path):
@@ -142,9 +155,9 @@ def test_save_and_load_give_the_same_bytes_and_pictures(encoder, decoder, encode
 @pytest.mark.parametrize("size", [(64, 64), (65, 127), (768, 256)])
 def test_sizes_from_64_up(encoder, decoder, photo, size):
     image = photo.resize(size)
-    out = encoder(image, weight=0.6)
-    decoded = decoder(out.bitstream, num_inference_steps=2, num_recurrence_steps=1).images[0]
-    assert decoded.size == size and psnr(decoded, image) > 14
+    out = encoder(image, weight=0.9)
+    decoded = decoder(out.bitstream).images[0]
+    assert decoded.size == size and psnr(decoded, image) > psnr(grey_like(image), image) + 1.5
 
 
 def test_damaged_and_foreign_files_are_refused(decoder, encoded):
@@ -205,7 +218,7 @@ def test_bad_input_is_named(encoder, decoder, small_photo, encoded, tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_gpu_decodes_the_same_symbols_and_nearly_the_same_picture(encoded, decoded, small_photo):
+def test_a_gpu_decodes_the_same_symbols_and_nearly_the_same_picture(encoded, decoded_by_default):
     dec = RSICDecoderPipeline.from_pretrained("rsic-tiny", dtype=torch.float16).to("cuda")
     file = Bitstream.from_bytes(encoded.bitstream)
     weight_map = torch.from_numpy(file.weight_map.values)[None, None]
@@ -215,5 +228,6 @@ def test_a_gpu_decodes_the_same_symbols_and_nearly_the_same_picture(encoded, dec
         cpu.decode_symbols(file.codes, weight_map, (21, 26)),
     ):
         assert torch.equal(ours, theirs)
-    image = dec(encoded.bitstream, **QUICK).images[0]
-    assert psnr(image, small_photo, BOX) > psnr(decoded, small_photo, BOX) - 1.5
+    image = dec(encoded.bitstream).images[0]
+    assert psnr(image, decoded_by_default) > 25
+    assert np.array_equal(np.asarray(dec(encoded.bitstream).images[0]), np.asarray(image))

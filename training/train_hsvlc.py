@@ -47,6 +47,7 @@ def parse_args():
         help="What a squared error costs where M = 0. 0.01 is the paper-like range for latents as smooth as Stable "
         "Diffusion's; raise it until M = 1 needs the bits per pixel you want (rsic-tiny: 0.025).",
     )
+    parser.add_argument("--pretrained_hsvlc", help="Start from this trained codec instead of from nothing.")
     parser.add_argument("--single_layer", action="store_true", help='One code, no gates: the paper\'s "w/o HSVLC".')
     add_checkpoint_arguments(parser, checkpointing_steps=1000)
     args = parser.parse_args()
@@ -103,11 +104,11 @@ def main():
         validation = load_latents(vae, [args.validation_dir], 64, output_dir / "validation_latents.pt")
     train = [tensor.permute(1, 2, 0).numpy() for tensor, _ in train]
 
-    hsvlc = HSVLC(
-        latent_channels=vae.config.latent_channels,
-        scaling_factor=vae.config.scaling_factor,
-        single_layer=args.single_layer,
-    )
+    settings = {"latent_channels": vae.config.latent_channels, "scaling_factor": vae.config.scaling_factor}
+    if args.pretrained_hsvlc:
+        hsvlc = HSVLC.from_pretrained(args.pretrained_hsvlc)
+    else:
+        hsvlc = HSVLC(**settings, single_layer=args.single_layer)
     del vae
     optimizer = torch.optim.AdamW(hsvlc.parameters(), lr=args.learning_rate, weight_decay=1e-5)
     lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps)

@@ -44,7 +44,7 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         guidance_strength (`float`): Default of gamma in gamma_t = gamma sqrt(abar_{t-1} / abar_t).
         guidance_scale, referring_scale (`float`): Defaults in omega = guidance_scale (1 - referring_scale M).
         guidance_target (`str`): "noisy" compares C(z_t) with z_hat_t, as the paper does; "clean" compares C of the
-            predicted clean latents with z_hat_0.
+            predicted clean latents with z_hat_0 and moves them, with gamma_t = gamma sqrt(abar_{t-1}).
         inversion_guidance_scale (`float`): Default of omega during inversion; 1 is the caption's prediction alone, 0
             that without caption.
     """
@@ -175,15 +175,17 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
             strength = self.config.guidance_strength if guidance_strength is None else guidance_strength
             target = guidance_target or self.config.guidance_target
             if target == "noisy":
+                # At zero terminal SNR abar_T = 0; the floor keeps gamma_T finite.
+                gamma = strength * (alpha_previous / max(alpha, 1e-4)) ** 0.5
                 gradient = guidance_gradient(codec, sample, reference)
             elif target == "clean":
-                # The UNet's output is a constant here, so dz_0/dz_t = 1 / sqrt(abar_t); that factor would blow up at
-                # high noise, and gamma_t already grows with it.
+                # The clean latents move by strength x gradient, and z_{t-1} with them. (With
+                # gamma_t as above they would move by many times their distance from z_hat_0 at high noise; on
+                # rsic-tiny that cost more than 1 dB inside the region.)
+                gamma = strength * alpha_previous**0.5
                 gradient = guidance_gradient(codec, original, reference)
             else:
                 raise ValueError(f'guidance_target must be "noisy" or "clean", got {target!r}.')
-            # At zero terminal SNR abar_T = 0; the floor keeps gamma_T finite.
-            gamma = strength * (alpha_previous / max(alpha, 1e-4)) ** 0.5
             prev_sample = prev_sample - gamma * gradient.to(prev_sample.dtype)
 
         if not return_dict:
