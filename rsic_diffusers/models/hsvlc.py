@@ -99,6 +99,9 @@ class HSVLC(ModelMixin, ConfigMixin):
             nn.Conv2d(channels, width, 3, padding=1) if channels else nn.Identity()
             for width, channels in zip(widths, code_channels)
         )
+        # Codes are quantised to whole numbers, so how finely is a matter of their size. At high rates the best step is
+        # proportional to 1 / sqrt(lambda), and lambda(M) = c exp(7 M): hence exp(3.5 M) to start with.
+        self.gain = nn.ParameterList(nn.Parameter(torch.full((channels, 1, 1), 3.5)) for channels in code_channels)
         self.start = nn.Parameter(torch.zeros(1, widths[0], 1, 1))
         self.up = nn.ModuleList(UpBlock(c_in, c_out) for c_in, c_out in zip(widths, (*widths[1:], 32)))
         self.out_block = ResidualBlock(32)
@@ -133,6 +136,10 @@ class HSVLC(ModelMixin, ConfigMixin):
     def _gate(self, i: int, level_map: torch.Tensor) -> torch.Tensor:
         return level_map >= self.gates[i]
 
+    def _gain(self, i: int, level_map: torch.Tensor) -> torch.Tensor:
+        """What f_i is multiplied by before rounding, and divided by afterwards; 1 where M = 1."""
+        return torch.exp(self.gain[i] * (level_map.clamp_min(self.gates[i]) - 1))
+
     # -------------------------------------------------------------------------------------------------- transforms
 
     def _pad(self, latents: torch.Tensor) -> torch.Tensor:
@@ -157,7 +164,7 @@ class HSVLC(ModelMixin, ConfigMixin):
         x = self.start.expand(len(maps[0]), -1, *maps[0].shape[-2:])
         for i, block in enumerate(self.up):
             if i in self.scales:
-                x = x + self.code_out[i](code(i, x))
+                x = x + self.code_out[i](code(i, x) / self._gain(i, maps[i]))
             x = block(x, maps[i])
         return self.out(F.silu(self.out_block(x, maps[-1])))
 
@@ -189,7 +196,7 @@ class HSVLC(ModelMixin, ConfigMixin):
 
         def code(i, x):
             nonlocal codes, hidden
-            y = self.code_in[i](torch.cat([features[i], x], dim=1))
+            y = self.code_in[i](torch.cat([features[i], x], dim=1)) * self._gain(i, maps[i])
             mean, index, hidden = self.prior(self.scales.index(i), maps[i], codes, hidden)
             residual = y - mean
             gate = self._gate(i, maps[i])
@@ -248,7 +255,7 @@ class HSVLC(ModelMixin, ConfigMixin):
         bits = []
 
         def measure(i, mean, index, gate, x):
-            y = self.code_in[i](torch.cat([features[i], x], dim=1)).cpu().double()
+            y = (self.code_in[i](torch.cat([features[i], x], dim=1)) * self._gain(i, maps[i])).cpu().double()
             q = torch.round(y - mean / ACTIVATION_ONE).clamp(-MAX_SYMBOL, MAX_SYMBOL).long()[gate]
             stream.write(q, index[gate])
             bits.append(self.tables.bits(q, index[gate]))
