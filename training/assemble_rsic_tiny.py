@@ -6,6 +6,7 @@ Both pipelines load the result: `RSICDecoderPipeline.from_pretrained("my-rsic-ti
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -39,6 +40,11 @@ def main():
         scheduler=GuidedSelfRecurrentDDIMScheduler.from_pretrained(args.base / "scheduler", **defaults),
     )
     pipeline.to(dtype=torch.float16).save_pretrained(args.output)
+    # diffusers notes the folder that each component came from; a published model should not name it.
+    for path in Path(args.output).glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     size = sum(path.stat().st_size for path in Path(args.output).rglob("*") if path.is_file())
     print(f"{args.output}: {size / 1e6:.1f} MB")
 
