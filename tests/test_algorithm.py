@@ -125,18 +125,27 @@ def test_decoder_equals_algorithm_1(toy, target, T, T_r, inversion_scale, captio
     assert ours.num_unet_evaluations == T + T * T_r
 
 
-def test_paper_preset_is_the_papers_settings(toy):
-    from rsic_diffusers.pipelines.pipeline_rsic_decoder import PRESETS
-
-    assert PRESETS["paper"] == {
-        "num_inference_steps": 50,
-        "num_recurrence_steps": 8,
-        "guidance_strength": 1e3,
-        "guidance_scale": 3.0,
-        "referring_scale": 0.7,
-        "guidance_target": "noisy",
-        "inversion_guidance_scale": 1.0,
-    }
+def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):
+    """T = 50 and T_r = 8 by their cost; gamma, omega, target and inversion by the latents of a short run."""
+    own = GuidedSelfRecurrentDDIMScheduler(
+        num_inference_steps=3,
+        num_recurrence_steps=1,
+        guidance_strength=10.0,
+        guidance_scale=9.0,
+        referring_scale=0.1,
+        guidance_target="clean",
+        inversion_guidance_scale=2.0,
+    )
+    pipeline = RSICDecoderPipeline(**{**toy.components, "scheduler": own})
+    pipeline.set_progress_bar_config(disable=True)
+    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), 204 / 255))
+    file = Bitstream(64, 64, WeightMap.constant(0.8, 64, 64), "a dog", codes, toy.hsvlc.fingerprint)
+    assert pipeline(file.to_bytes(), preset="paper", output_type="latent").num_unet_evaluations == 50 + 50 * 8
+    generators = [torch.Generator().manual_seed(7) for _ in range(2)]
+    short = {"num_inference_steps": 5, "num_recurrence_steps": 2, "output_type": "latent", "generator": generators[0]}
+    ours = pipeline(file.to_bytes(), preset="paper", **short).images
+    expected = algorithm_1(toy, file, 5, 2, 1e3, 3.0, 0.7, "noisy", 1.0, generators[1])
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_no_graph_goes_through_the_unet(toy):

@@ -44,8 +44,8 @@ def parse_args():
         "--rate_lambda",
         type=float,
         default=0.01,
-        help="What a squared error costs where M = 0. 0.01 is the paper-like range for latents as smooth as Stable "
-        "Diffusion's; raise it until M = 1 needs the bits per pixel you want (rsic-tiny: 0.025).",
+        help="What a squared error costs where M = 0. Raise it if M = 1 needs fewer bits per pixel than you want "
+        "(rsic-tiny: 0.07 at the end).",
     )
     parser.add_argument("--pretrained_hsvlc", help="Start from this trained codec instead of from nothing.")
     parser.add_argument("--single_layer", action="store_true", help='One code, no gates: the paper\'s "w/o HSVLC".')
@@ -104,11 +104,14 @@ def main():
         validation = load_latents(vae, [args.validation_dir], 64, output_dir / "validation_latents.pt")
     train = [tensor.permute(1, 2, 0).numpy() for tensor, _ in train]
 
-    settings = {"latent_channels": vae.config.latent_channels, "scaling_factor": vae.config.scaling_factor}
     if args.pretrained_hsvlc:
         hsvlc = HSVLC.from_pretrained(args.pretrained_hsvlc)
     else:
-        hsvlc = HSVLC(**settings, single_layer=args.single_layer)
+        hsvlc = HSVLC(
+            latent_channels=vae.config.latent_channels,
+            scaling_factor=vae.config.scaling_factor,
+            single_layer=args.single_layer,
+        )
     del vae
     optimizer = torch.optim.AdamW(hsvlc.parameters(), lr=args.learning_rate, weight_decay=1e-5)
     lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps)

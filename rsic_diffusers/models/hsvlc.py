@@ -57,10 +57,10 @@ class HSVLC(ModelMixin, ConfigMixin):
         latent_channels (`int`): Channels of the latents.
         hidden_channels (`tuple[int]`): Widths of the transforms at 1/2, 1/4, 1/8 and 1/16 of the latents' size.
         code_channels (`tuple[int]`): Channels of f_0 (1/16, coarsest) to f_3 (1/2, finest).
-        gates (`tuple[float]`): f_i is coded where M >= gates[i]. The paper-like gates (0, 1/2, 3/4, 7/8) were tried
-            first: with lambda(M) as it is, f_3 is worth most of the bits long before M = 7/8, so the rate leapt from
-            0.015 to 0.055 bpp there, no constant M gave a size between, and of eight levels only M = 1 had f_3. The
-            gates here open where the best rate of the scale behind them is still small.
+        gates (`tuple[float]`): f_i is coded where M >= gates[i]. Gates of (0, 1/2, 3/4, 7/8) were tried first: with
+            lambda(M) as it is, f_3 is worth most of the bits long before M = 7/8, so the rate went from 0.010 bpp at
+            M = 3/4 to 0.070 at M = 1 with a leap between (rsic-tiny), sizes inside the leap could not be had with a
+            constant M, and of eight levels only M = 1 had f_3. These gates open where f_3 is still worth little.
         prior_channels (`int`): Width of the prior networks.
         num_scales, scale_min, scale_max: The ladder of Gaussian scales, in symbols.
         scaling_factor (`float`, *optional*): `scaling_factor` of the VAE whose latents the codec was trained on.

@@ -5,7 +5,6 @@ import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.utils import logging
 
 from ..bitstream import MAX_PIXELS, MAX_SIDE, MIN_SIDE, Bitstream
 from ..hub import FromPretrainedMixin
@@ -14,8 +13,6 @@ from ..referring.demands import make_weight_map
 from .latents import check_latent_space, encode_image
 from .pipeline_output import RSICEncoderOutput
 
-
-logger = logging.get_logger(__name__)
 
 EXAMPLE_DOC_STRING = """
         Examples:

@@ -25,8 +25,8 @@ def make_weight_map(
     under them all.
 
     Of a cell that is covered to the part p, only that part's errors matter, so they should cost p times what they do
-    in a whole cell; with HSVLC's lambda(M) = c exp(7 M) that is M = weight + ln(p) / 7. (Weight x coverage was tried:
-    its half-covered cells at the border of a box had most of the error inside the box.) A demand that covers no whole
+    in a whole cell; with HSVLC's lambda(M) = c exp(7 M) that is M = weight + ln(p) / 7. (Weight x coverage,
+    the first design, starves the half-covered cells at the border of a box, whose pixels count like any other.) A demand that covers no whole
     cell counts in full where it covers most.
 
     Args:
