@@ -25,7 +25,7 @@ def random_weight_map(rows: int, columns: int, rng: np.random.Generator) -> torc
             cy, cx = rng.random() * rows, rng.random() * columns
             half_h, half_w = (0.15 + 0.5 * rng.random(2)) * (rows, columns)
             if kind == "boxes":
-                # The part of each cell that the box covers, as the encoder computes it.
+                # The part of each cell that the box covers: softer borders than the encoder makes, for variety.
                 inside_y = (half_h + 0.5 - (y - cy).abs()).clamp(0, 1)
                 inside = inside_y * (half_w + 0.5 - (x - cx).abs()).clamp(0, 1)
             else:

@@ -25,9 +25,9 @@ def make_weight_map(
     under them all.
 
     Of a cell that is covered to the part p, only that part's errors matter, so they should cost p times what they do
-    in a whole cell; with HSVLC's lambda(M) = c exp(7 M) that is M = weight + ln(p) / 7. (Weight x coverage,
-    the first design, starves the half-covered cells at the border of a box, whose pixels count like any other.) A demand that covers no whole
-    cell counts in full where it covers most.
+    in a whole cell; with HSVLC's lambda(M) = c exp(7 M) that is M = weight + ln(p) / 7. (Weight x coverage, the first
+    design, starves the half-covered cells at the border of a box, whose pixels count like any other.) A demand that
+    covers no whole cell counts in full where it covers most.
 
     Args:
         box: (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, or a list of boxes.
