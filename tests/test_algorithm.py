@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from rsic_diffusers import HSVLC, Bitstream, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, WeightMap
@@ -146,6 +146,47 @@ def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):
     ours = pipeline(file.to_bytes(), preset="paper", **short).images
     expected = algorithm_1(toy, file, 5, 2, 1e3, 3.0, 0.7, "noisy", 1.0, generators[1])
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_strength_is_image_to_image_of_each_position(toy):
+    """With one M everywhere: noise at that level, then diffusers' DDIM down from it; with two, each where it holds."""
+    torch.manual_seed(1)
+    noise = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(7))
+    settings = {"num_inference_steps": 10, "num_recurrence_steps": 1, "guidance_target": "clean", "strength": 0.9}
+    settings |= {"guidance_strength": 0.0, "guidance_scale": 1.0, "referring_scale": 0.0, "output_type": "latent"}
+    tokens = toy.tokenizer("a dog", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        caption = toy.text_encoder(tokens).last_hidden_state
+    levels = torch.tensor([[[[2 / 7, 5 / 7]]]])
+    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 16), levels)
+    z_hat = toy.hsvlc.decompress(codes, levels, (8, 16))
+    wide = levels.repeat_interleave(8, -1).repeat_interleave(8, -2)
+
+    # The reference: at each timestep, positions still above their level are put back on the noised code.
+    ddim = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+    ddim.set_timesteps(10)
+    level = 0.9 * 1000 * (1 - wide)
+    z, evaluations = None, 0
+    for t in ddim.timesteps[ddim.timesteps <= 0.9 * 1000 * 5 / 7]:
+        waiting = ddim.add_noise(z_hat, noise, t[None])
+        z = waiting if z is None else torch.where(t <= level, z, waiting)
+        with torch.no_grad():
+            z = ddim.step(toy.unet(z, t, caption).sample, t, z).prev_sample
+        evaluations += 1
+    file = Bitstream(
+        128, 64, WeightMap((levels[0, 0] * 7).round().byte().numpy(), 8), "a dog", codes, toy.hsvlc.fingerprint
+    )
+    ours = toy(file.to_bytes(), generator=torch.Generator().manual_seed(7), **settings)
+    torch.testing.assert_close(ours.images, z, atol=1e-4, rtol=1e-4)
+    assert ours.num_unet_evaluations == evaluations == 7  # 601, 501, ..., 1
+    # Where M is high enough that no step lies below its level, the picture is the codec's.
+    settings["strength"] = 0.003
+    still = toy(file.to_bytes(), generator=torch.Generator().manual_seed(7), **settings)
+    torch.testing.assert_close(still.images[..., 8:], z_hat[..., 8:], atol=0, rtol=0)
+    assert still.num_unet_evaluations == 1 and not torch.equal(still.images[..., :8], z_hat[..., :8])
 
 
 def test_no_graph_goes_through_the_unet(toy):

@@ -1,24 +1,39 @@
 """The training scripts, run as a user would for a few steps, give a model that both pipelines load."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from rsic_diffusers import HSVLC
+from rsic_diffusers.hub import resolve_model
 
 
 TRAINING = Path(__file__).parent.parent / "training"
+RSIC_TINY = Path(resolve_model("rsic-tiny"))
 
 
-def launch(script, *arguments, expect=0):
+def launch(script, *arguments, expect=0, processes=1):
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes",
+            str(processes),
+            "--cpu",
+        ]
         + [str(TRAINING / script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert (result.returncode == 0) == (expect == 0), result.stdout + result.stderr
     return result.stdout + result.stderr
@@ -45,14 +60,10 @@ def test_a_model_from_nothing(photos, photo, tmp_path):
         tmp_path / "base", "--max_train_steps", 2, "--block_out_channels", 16, 16, 16, "--text_width", 32,
         "--train_batch_size", 2, "--resolution", 128,
     )  # fmt: skip
-    common = (
-        "train_hsvlc.py", "--pretrained_model_name_or_path", tmp_path / "base" / "rsic-tiny", "--train_data_dir",
-        photos, "--output_dir", tmp_path / "hsvlc", "--resolution", 128, "--train_batch_size", 2,
-        "--checkpointing_steps", 2,
-    )  # fmt: skip
-    launch(*common, "--max_train_steps", 2)
-    resumed = launch(*common, "--max_train_steps", 4, "--resume_from_checkpoint", "latest")
-    assert "2/4" in resumed and (tmp_path / "hsvlc" / "checkpoint-4").is_dir()
+    train_codec(tmp_path / "base" / "rsic-tiny", photos, tmp_path / "hsvlc", "--validation_dir", photos)
+    card = (tmp_path / "hsvlc" / "hsvlc" / "README.md").read_text()
+    assert "| 1.000 |" in card and "fixed point cost" in card
+    assert Image.open(tmp_path / "hsvlc" / "validation" / "step-2.png").size == (4 * 384, 4 * 384)
     subprocess.run(
         [sys.executable, TRAINING / "assemble_rsic_tiny.py", "--base", tmp_path / "base" / "rsic-tiny", "--hsvlc"]
         + [tmp_path / "hsvlc" / "hsvlc", "--output", tmp_path / "model", "--scheduler", "num_inference_steps=2"],
@@ -66,6 +77,66 @@ def test_a_model_from_nothing(photos, photo, tmp_path):
     image = photo.crop((0, 0, 128, 128))
     decoded = decoder(encoder(image, box=(0, 0, 64, 64)).bitstream, num_recurrence_steps=1)
     assert decoded.num_unet_evaluations == 4 and np.isfinite(np.asarray(decoded.images[0])).all()
+
+
+def train_codec(model, photos, output_dir, *arguments, steps=2, **options):
+    return launch(
+        "train_hsvlc.py", "--pretrained_model_name_or_path", model, "--train_data_dir", photos, "--output_dir",
+        output_dir, "--resolution", 128, "--train_batch_size", 2, "--max_train_steps", steps, *arguments, **options,
+    )  # fmt: skip
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(photos, tmp_path):
+    """Weights to the last bit, over two processes; and not with other settings."""
+    weights = []
+    for interrupted in (False, True):
+        run = tmp_path / str(interrupted)
+        train_codec(RSIC_TINY, photos, run, "--checkpointing_steps", 2, steps=4, processes=2)
+        if interrupted:
+            shutil.rmtree(run / "checkpoint-4")
+            shutil.rmtree(run / "hsvlc")
+            resume = ("--resume_from_checkpoint", "latest")
+            printed = train_codec(RSIC_TINY, photos, run, "--learning_rate", 0.5, *resume, steps=4, expect=1)
+            assert "learning_rate was 0.001, is 0.5" in printed
+            printed = train_codec(RSIC_TINY, photos, run, *resume, steps=4, processes=2)
+            assert "2/4" in printed
+        weights.append((run / "hsvlc" / "diffusion_pytorch_model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("ablation", ["--single_layer", "--no_conditional_prior"])
+def test_ablations_train_and_are_measured(ablation, photos, photo, tmp_path):
+    train_codec(RSIC_TINY, photos, tmp_path / "run", ablation)
+    photo.crop((0, 0, 200, 150)).save(tmp_path / "photo.png")
+    subprocess.run(
+        [sys.executable, "-m", "rsic_diffusers.evaluation.rate_distortion", tmp_path, "--output", tmp_path / "rd"]
+        + ["--codec", f"ours={RSIC_TINY / 'hsvlc'}", "--codec", f"ablation={tmp_path / 'run' / 'hsvlc'}"],
+        check=True,
+    )
+    table = (tmp_path / "rd" / "table.md").read_text()
+    assert "BD-rate of ours to ablation, constant M" in table and (tmp_path / "rd" / "curve.png").exists()
+
+
+def test_a_dataset_is_what_a_folder_is(photos, tmp_path, monkeypatch):
+    pytest.importorskip("datasets", reason="the package datasets is optional")
+    monkeypatch.syspath_prepend(TRAINING)
+    from photos import dataset_photos, list_photos, read_photos
+
+    good = tmp_path / "good"
+    good.mkdir()
+    for i in range(4):
+        shutil.copy(photos / f"{i}.jpg", good)
+    ours = read_photos(dataset_photos(str(good), "image", None), min_side=64)
+    for (one, _), (other, _) in zip(ours, read_photos(list_photos([good]), min_side=64), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="no column"):
+        dataset_photos(str(good), "picture", None)
+
+
+def test_a_codec_for_other_latents_is_refused_before_training(photos, tmp_path):
+    HSVLC(latent_channels=16).save_pretrained(tmp_path / "other")
+    printed = train_codec(RSIC_TINY, photos, tmp_path / "run", "--pretrained_hsvlc", tmp_path / "other", expect=1)
+    assert "latents of 16 channels" in printed and not list(tmp_path.rglob("checkpoint-*"))
 
 
 def test_an_empty_folder_is_refused_before_training(tmp_path):

@@ -4,37 +4,45 @@ import hashlib
 from pathlib import Path
 
 import torch
-from photos import list_photos, read_photos
-from tqdm import tqdm
+from photos import read_photos
 
 from rsic_diffusers.pipelines.latents import encode_image
 
 
 @torch.no_grad()
-def load_latents(vae, folders, min_side, cache, max_photos=None):
-    """Encode photos, or read what an earlier call left in `cache`.
+def load_latents(vae, photos, min_side, cache):
+    """Encode photos, or map into memory what an earlier call left in `cache`.
+
+    Args:
+        photos (`list[tuple[Path | BinaryIO, str]]`): What `photos.list_photos` gives.
+        min_side (`int`): Photos with a shorter side are enlarged.
 
     Returns:
-        `list[tuple[torch.Tensor, str]]`: (4, H/8, W/8) float32 latents, times the VAE's scaling factor, and labels.
+        `list[tuple[torch.Tensor, str]]`: (4, H/8, W/8) float16 latents, times the VAE's scaling factor, and labels.
     """
     cache = Path(cache)
-    photos = list_photos(folders)
-    if max_photos:
-        photos = photos[:: -(-len(photos) // max_photos)]
-    weights = hashlib.sha256()
-    for tensor in vae.state_dict().values():
-        weights.update(tensor.float().cpu().numpy().tobytes())
-    key = [weights.hexdigest(), min_side, [path.name for path, _ in photos]]
+    key = [_digest(vae), min_side, [_name(source) for source, _ in photos]]
     if not cache.exists():
         latents = []
-        for array, label in tqdm(read_photos(photos, min_side=min_side), desc="Encoding photos", mininterval=10):
+        for array, label in read_photos(photos, min_side=min_side):
             image = torch.from_numpy(array.copy()).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
             height, width = (side - side % 8 for side in image.shape[-2:])
             latents.append((encode_image(vae, image[..., :height, :width])[0].half().cpu(), label))
         cache.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"key": key, "latents": latents}, cache.with_suffix(".part"))
         cache.with_suffix(".part").replace(cache)
-    cached = torch.load(cache)
+    cached = torch.load(cache, mmap=True)
     if cached["key"] != key:
         raise ValueError(f"{cache} holds the latents of another VAE, other photos or another size; delete it.")
-    return [(tensor.float(), label) for tensor, label in cached["latents"]]
+    return cached["latents"]
+
+
+def _digest(vae) -> str:
+    weights = hashlib.sha256()
+    for tensor in vae.state_dict().values():
+        weights.update(tensor.float().cpu().numpy().tobytes())
+    return weights.hexdigest()
+
+
+def _name(source) -> str:
+    return source.name if isinstance(source, Path) else hashlib.sha256(source.getbuffer()).hexdigest()

@@ -1,9 +1,11 @@
-"""Photos for training: list them, read them once, cut random crops."""
+"""Photos for training: list them, read them, cut random crops."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -35,34 +37,71 @@ def list_photos(folders):
     return photos
 
 
-def read_photos(photos, min_side, max_side=None):
-    """Read photos into memory, the short side brought into [`min_side`, `max_side`] pixels.
+def dataset_photos(name, image_column, label_column):
+    """The photos of a dataset (a Hub id, or a folder that `datasets.load_dataset` reads), as `list_photos` has them.
 
-    Returns:
-        `list[tuple[np.ndarray, str]]`: (H, W, 3) uint8 arrays with their labels; unreadable photos are named and
-        skipped.
+    Raises:
+        ValueError: A column is not there.
     """
-    out = []
-    for path, label in tqdm(photos, desc="Reading photos"):
+    try:
+        from datasets import Image as ImageFeature
+        from datasets import load_dataset
+    except ImportError:
+        raise ValueError("--dataset_name needs the package datasets: pip install datasets") from None
+    dataset = load_dataset(name, split="train")
+    for column in (image_column, label_column):
+        if column and column not in dataset.column_names:
+            raise ValueError(f"{name} has no column {column!r}; it has {', '.join(dataset.column_names)}.")
+    dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
+    rows = ((row[image_column], str(row[label_column]) if label_column else "") for row in dataset)
+    return [(io.BytesIO(image["bytes"]) if image["bytes"] else Path(image["path"]), label) for image, label in rows]
+
+
+def read_photos(photos, min_side, max_side=None):
+    """Read photos one by one, the short side brought into [`min_side`, `max_side`] pixels.
+
+    Args:
+        photos (`list[tuple[Path | BinaryIO, str]]`): What `list_photos` gives.
+
+    Yields:
+        `tuple[np.ndarray, str]`: (H, W, 3) uint8 array and label. Unreadable photos are named, skipped and counted;
+        it is a ValueError if none is left.
+    """
+    skipped = 0
+    for source, label in tqdm(photos, desc="Reading photos", mininterval=5):
         try:
-            image = Image.open(path).convert("RGB")
+            image = Image.open(source).convert("RGB")
         except (OSError, UnidentifiedImageError) as error:
-            tqdm.write(f"Skipped {path}: {error}")
+            tqdm.write(f"Skipped {source}: {error}")
+            skipped += 1
             continue
         short = min(image.size)
         target = max(min_side, min(short, max_side or short))
         if target != short:
             size = [max(min_side, round(side * target / short)) for side in image.size]
             image = image.resize(size, Image.Resampling.LANCZOS)
-        out.append((np.asarray(image), label))
-    if not out:
+        yield np.asarray(image), label
+    if skipped:
+        tqdm.write(f"{skipped} of {len(photos)} photos could not be read.")
+    if skipped == len(photos):
         raise ValueError("No readable photo was found.")
-    return out
 
 
 def random_crop(array, size, rng):
-    """Cut a (size, size, C) window at a random place, mirrored half of the time."""
-    top = rng.integers(array.shape[0] - size + 1)
-    left = rng.integers(array.shape[1] - size + 1)
-    crop = array[top : top + size, left : left + size]
-    return crop[:, ::-1] if rng.integers(2) else crop
+    """Cut a window of (size, size) at a random place, mirrored half of the time.
+
+    Args:
+        array (`np.ndarray` of shape (H, W, C) or `torch.Tensor` of shape (C, H, W)).
+
+    Returns:
+        The crop; of a tensor in float32.
+    """
+    is_tensor = isinstance(array, torch.Tensor)
+    height, width = array.shape[-2:] if is_tensor else array.shape[:2]
+    top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+    rows, columns = slice(top, top + size), slice(left, left + size)
+    mirrored = rng.integers(2)
+    if is_tensor:
+        crop = array[:, rows, columns].float()
+        return crop.flip(-1) if mirrored else crop
+    return array[rows, columns][:, ::-1] if mirrored else array[rows, columns]

@@ -1,11 +1,12 @@
-"""Train HSVLC, the latent codec, for a VAE.
+"""Train HSVLC, the latent codec, for the VAE of any Stable Diffusion 1.x checkpoint.
 
-    accelerate launch training/train_hsvlc.py --pretrained_model_name_or_path runs/rsic-tiny \\
-        --train_data_dir photos --output_dir runs/hsvlc
+    accelerate launch training/train_hsvlc.py --train_data_dir photos --output_dir runs/hsvlc \\
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5
 
-Only the VAE of the checkpoint is loaded. Photos are encoded once and kept in `<output_dir>/latents.pt`;
-`--resume_from_checkpoint latest` goes on after an interruption. The end of a run is a `save_pretrained` folder,
-`<output_dir>/hsvlc`, with priors in fixed point and CDF tables: ready to code.
+Only the VAE of the checkpoint is loaded. The same command runs on a CPU, a GPU or several (`accelerate config`).
+Photos are encoded once and kept in `<output_dir>/latents.pt`; after an interruption the same command with
+`--resume_from_checkpoint latest` goes on with the same run. The result is `<output_dir>/hsvlc`, a `save_pretrained`
+folder with priors in fixed point, CDF tables and a model card: ready to code.
 
 The loss is sum_i R(f_i) + lambda(M) MSE(z0, z0_hat), with lambda(M) = --rate_lambda exp(7 M) at each latent position,
 R in bits for each latent position and the squared error for each latent element. Each sample's loss is divided by the
@@ -17,42 +18,69 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from checkpoints import add_checkpoint_arguments, averaged_weights, resume
+import torch.nn.functional as F
 from diffusers import AutoModel
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
+from huggingface_hub import create_repo, upload_folder
 from latents import load_latents
-from photos import random_crop
-from tqdm import tqdm
+from loop import add_training_arguments, make_accelerator, train
+from photos import dataset_photos, list_photos, random_crop
+from PIL import Image
 from weight_maps import random_weight_map
 
 from rsic_diffusers.models.hsvlc import CELL, HSVLC
+from rsic_diffusers.pipelines.latents import decode_latents
+
+
+VALIDATION_STEPS = 7  # M = 0, 1/7, ..., 1
+
+MODEL_CARD = """---
+library_name: diffusers
+tags: [image-compression, diffusers, rsic]
+---
+# An HSVLC latent codec
+
+Codes the Stable Diffusion latents of `{base}` for [rsic-diffusers](https://arxiv.org/abs/2506.00526), trained by
+`training/train_hsvlc.py` for {steps} steps of {batch} crops of {resolution} x {resolution} pixels, rate_lambda
+{rate_lambda:g}.
+
+{table}
+"""
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretrained_model_name_or_path", required=True, help="A checkpoint with a `vae` folder.")
-    parser.add_argument("--train_data_dir", nargs="+", required=True, help="Folders of photos.")
+    parser.add_argument(
+        "--pretrained_model_name_or_path",
+        required=True,
+        help="A folder or Hub id with a `vae` in it; only that is loaded.",
+    )
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--train_data_dir", nargs="+", help="Folders of photos.")
+    data.add_argument("--dataset_name", help="A dataset of the Hub, or a folder that the package datasets can load.")
+    parser.add_argument("--image_column", default="image", help="Of the dataset.")
     parser.add_argument("--validation_dir", help="Folder of photos that are measured and never trained on.")
+    parser.add_argument("--cache_latents", type=Path, help="File for the latents (<output_dir>/latents.pt).")
     parser.add_argument("--resolution", type=int, default=384, help="Side of the training crops, in pixels.")
-    parser.add_argument("--train_batch_size", type=int, default=8)
-    parser.add_argument("--max_train_steps", type=int, default=6000)
-    parser.add_argument("--learning_rate", type=float, default=5e-4)
     parser.add_argument(
         "--rate_lambda",
         type=float,
-        default=0.01,
-        help="What a squared error costs where M = 0. Raise it if M = 1 needs fewer bits per pixel than you want "
-        "(rsic-tiny: 0.07 at the end).",
+        default=0.07,
+        help="What a squared error costs where M = 0. Lower it if M = 1 takes more bits than you want; 0.01 suits "
+        "latents that are smoother than rsic-tiny's.",
     )
     parser.add_argument("--pretrained_hsvlc", help="Start from this trained codec instead of from nothing.")
     parser.add_argument("--single_layer", action="store_true", help='One code, no gates: the paper\'s "w/o HSVLC".')
-    add_checkpoint_arguments(parser, checkpointing_steps=1000)
+    parser.add_argument("--no_conditional_prior", action="store_true", help="p(f_i | M) alone: an ablation.")
+    parser.add_argument("--push_to_hub", action="store_true", help="Upload the result when training ends.")
+    parser.add_argument("--hub_model_id", help="Where to: user/name.")
+    add_training_arguments(
+        parser, max_train_steps=6000, train_batch_size=8, learning_rate=1e-3, ema_decay=0.999, checkpointing_steps=1000
+    )
     args = parser.parse_args()
     if args.resolution % 128:
         parser.error(f"--resolution must be a multiple of 128 (f_0's grid), got {args.resolution}.")
+    if args.push_to_hub and not args.hub_model_id:
+        parser.error("--push_to_hub needs --hub_model_id user/name.")
     return args
 
 
@@ -71,85 +99,127 @@ def rate_distortion_loss(hsvlc, latents, weight_map, rate_lambda):
 
 
 @torch.no_grad()
-def log_validation(hsvlc, latents, step):
-    """Real streams at constant M."""
-    hsvlc.eval()
-    hsvlc.update()
-    for weight in (0.0, 0.25, 0.5, 0.75, 1.0):
+def measure(hsvlc, latents):
+    """Real streams at constant M.
+
+    Returns:
+        The rows (M, bpp, latent mean squared error), and by how much the fixed-point priors and the ladder of CDFs
+        need more bits than the same priors in floating point with scales of any size, as a fraction.
+    """
+    rows, fixed, floating = [], 0, 0
+    for k in range(VALIDATION_STEPS + 1):
         bpp, mse = [], []
         for tensor, _ in latents:
-            tensor = tensor[None].to(hsvlc.device)
+            tensor = tensor[None].to(hsvlc.device, torch.float32)
             shape = tensor.shape[-2:]
-            weight_map = torch.full((1, 1, -(-shape[0] // CELL), -(-shape[1] // CELL)), weight, device=hsvlc.device)
-            data = hsvlc.compress(tensor, weight_map)
+            weight_map = torch.full((1, 1, *(-(-side // CELL) for side in shape)), k / VALIDATION_STEPS)
+            data, bits = hsvlc.compress(tensor, weight_map, return_bits=True)
+            fixed += sum(bits)
+            output = hsvlc(tensor, weight_map.to(tensor), return_bits=True)
+            floating += float(sum(bits.sum() for bits in output.bits))
             bpp.append(8 * len(data) / (64 * shape[0] * shape[1]))
-            mse.append((hsvlc.decompress(data, weight_map, shape) - tensor).square().mean().item())
-        print(f"step {step}: M = {weight:.2f}  {np.mean(bpp):.4f} bpp  latent MSE {np.mean(mse):.4f}", flush=True)
-    hsvlc.train()
+            decoded = hsvlc.decompress(data, weight_map, shape)
+            mse.append((decoded - tensor).square().mean().item())
+        rows.append((k / VALIDATION_STEPS, np.mean(bpp), np.mean(mse)))
+    return rows, fixed / floating - 1
+
+
+@torch.no_grad()
+def save_pictures(hsvlc, vae, latents, path):
+    """One row for each of four photos: the VAE's picture of z0, then of z0_hat at M = 1, 5/7 and 2/7."""
+    sheet = []
+    for tensor, _ in latents[:4]:
+        tensor = tensor[None, :, :48, :48].to(hsvlc.device, torch.float32)
+        columns = [tensor]
+        for weight in (1, 5 / 7, 2 / 7):
+            weight_map = torch.full((1, 1, *(-(-side // CELL) for side in tensor.shape[-2:])), weight)
+            columns.append(hsvlc(tensor, weight_map.to(tensor)).sample)
+        pictures = decode_latents(vae, torch.cat(columns), (384, 384)).clamp(-1, 1).cpu()
+        pictures = F.pad(pictures, (0, 384 - pictures.shape[-1], 0, 384 - pictures.shape[-2]))
+        sheet.append(torch.cat(list(pictures), dim=-1))
+    sheet = ((torch.cat(sheet, dim=-2) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(sheet).save(path)
+
+
+def make_codec(args, vae):
+    if not args.pretrained_hsvlc:
+        return HSVLC(
+            latent_channels=vae.config.latent_channels,
+            scaling_factor=vae.config.scaling_factor,
+            single_layer=args.single_layer,
+            conditional_prior=not args.no_conditional_prior,
+        )
+    hsvlc = HSVLC.from_pretrained(args.pretrained_hsvlc, torch_dtype=torch.float32)
+    if hsvlc.config.latent_channels != vae.config.latent_channels:
+        raise SystemExit(
+            f"{args.pretrained_hsvlc} codes latents of {hsvlc.config.latent_channels} channels, the VAE of "
+            f"{args.pretrained_model_name_or_path} makes {vae.config.latent_channels}."
+        )
+    return hsvlc
 
 
 def main():
     args = parse_args()
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    set_seed(args.seed)
+    accelerator = make_accelerator(args)
     output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-
-    vae = AutoModel.from_pretrained(args.pretrained_model_name_or_path, subfolder="vae").to(accelerator.device).eval()
-    side = args.resolution // 8
-    with accelerator.main_process_first():
-        train = load_latents(vae, args.train_data_dir, args.resolution, output_dir / "latents.pt")
-    validation = []
-    if args.validation_dir:
-        validation = load_latents(vae, [args.validation_dir], 64, output_dir / "validation_latents.pt")
-    train = [tensor.permute(1, 2, 0).numpy() for tensor, _ in train]
-
-    if args.pretrained_hsvlc:
-        hsvlc = HSVLC.from_pretrained(args.pretrained_hsvlc)
+    if args.push_to_hub and accelerator.is_main_process:
+        create_repo(args.hub_model_id, exist_ok=True)
+    if args.dataset_name:
+        photos = dataset_photos(args.dataset_name, args.image_column, label_column=None)
     else:
-        hsvlc = HSVLC(
-            latent_channels=vae.config.latent_channels,
-            scaling_factor=vae.config.scaling_factor,
-            single_layer=args.single_layer,
+        photos = list_photos(args.train_data_dir)
+    vae = AutoModel.from_pretrained(args.pretrained_model_name_or_path, subfolder="vae", torch_dtype=torch.float32)
+    vae = vae.to(accelerator.device).eval()
+    hsvlc = make_codec(args, vae)
+    validation = []
+    with accelerator.main_process_first():
+        cache = args.cache_latents or output_dir / "latents.pt"
+        latents = load_latents(vae, photos, args.resolution, cache)
+        if args.validation_dir:
+            cache = output_dir / "validation_latents.pt"
+            validation = load_latents(vae, list_photos([args.validation_dir]), 64, cache)
+    side = args.resolution // 8
+
+    def loss_of(model, rng):
+        crops = [random_crop(latents[rng.integers(len(latents))][0], side, rng) for _ in range(args.train_batch_size)]
+        maps = [random_weight_map(side // CELL, side // CELL, rng) for _ in crops]
+        # In whole 1/256ths, as the codec sees M.
+        weight_map = torch.round(torch.stack(maps).to(accelerator.device) * 256) / 256
+        loss, rate, mse = rate_distortion_loss(
+            model, torch.stack(crops).to(accelerator.device), weight_map, args.rate_lambda
         )
-    del vae
-    optimizer = torch.optim.AdamW(hsvlc.parameters(), lr=args.learning_rate, weight_decay=1e-5)
-    lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps)
-    ema = EMAModel(hsvlc.parameters(), decay=0.999)
-    hsvlc, optimizer, lr_scheduler = accelerator.prepare(hsvlc, optimizer, lr_scheduler)
+        return loss, {"bpp": rate / 64, "mse": mse}
 
-    step = resume(accelerator, ema, output_dir, args.resume_from_checkpoint)
+    def export(model, step):
+        model.eval().update()
+        model.save_pretrained(output_dir / "hsvlc")
+        table = "Not measured: no photos were given for validation."
+        if validation:
+            rows, fixed_cost = measure(model, validation)
+            save_pictures(model, vae, validation, output_dir / "validation" / f"step-{step}.png")
+            lines = [f"| {weight:.3f} | {bpp:.4f} | {mse:.4f} |" for weight, bpp, mse in rows]
+            table = "\n".join(["| M | bpp | latent MSE |", "|---|---:|---:|", *lines])
+            table = (
+                f"Real streams of {len(validation)} photos that were not trained on:\n\n{table}\n\n"
+                f"Priors in fixed point cost {100 * fixed_cost:+.2f} % bits against floating point."
+            )
+            figures = {f"validation/bpp, M = {weight:.2f}": bpp for weight, bpp, _ in rows}
+            accelerator.log(figures | {f"validation/mse, M = {weight:.2f}": mse for weight, _, mse in rows}, step=step)
+            print(f"\nStep {step}. {table}", flush=True)
+        card = MODEL_CARD.format(
+            base=args.pretrained_model_name_or_path,
+            steps=step,
+            batch=args.train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps,
+            resolution=args.resolution,
+            rate_lambda=args.rate_lambda,
+            table=table,
+        )
+        (output_dir / "hsvlc" / "README.md").write_text(card)
 
-    hsvlc.train()
-    progress = tqdm(range(step, args.max_train_steps), initial=step, total=args.max_train_steps, mininterval=20)
-    for step in progress:
-        # Seeded by step and process, so that a resumed run sees the crops that the uninterrupted one would have.
-        rng = np.random.default_rng((args.seed, step, accelerator.process_index))
-        crops = [random_crop(train[rng.integers(len(train))], side, rng) for _ in range(args.train_batch_size)]
-        latents = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous().to(accelerator.device)
-        weight_map = torch.stack([random_weight_map(side // CELL, side // CELL, rng) for _ in crops])
-        weight_map = torch.round(weight_map.to(accelerator.device) * 256) / 256
-
-        with accelerator.autocast():
-            loss, rate, mse = rate_distortion_loss(hsvlc, latents, weight_map, args.rate_lambda)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(hsvlc.parameters(), 1.0)
-        optimizer.step()
-        lr_scheduler.step()
-        optimizer.zero_grad()
-        ema.step(hsvlc.parameters())
-        if step % 20 == 0:
-            progress.set_postfix(loss=f"{loss:.3f}", bpp=f"{rate / 64:.4f}", mse=f"{mse:.3f}", refresh=False)
-
-        done = step + 1
-        if accelerator.is_main_process and (done % args.checkpointing_steps == 0 or done == args.max_train_steps):
-            accelerator.save_state(output_dir / f"checkpoint-{done}")
-            with averaged_weights(ema, hsvlc):
-                model = accelerator.unwrap_model(hsvlc)
-                model.update()
-                model.save_pretrained(output_dir / "hsvlc")
-                if validation:
-                    log_validation(model, validation, done)
+    train(args, accelerator, hsvlc, loss_of, export, weight_decay=1e-5)
+    if args.push_to_hub and accelerator.is_main_process:
+        upload_folder(repo_id=args.hub_model_id, folder_path=output_dir / "hsvlc", commit_message="End of training")
 
 
 if __name__ == "__main__":

@@ -10,36 +10,29 @@ are made of the labels ("a photo of a ..."); photos without a label train the un
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from checkpoints import add_checkpoint_arguments, averaged_weights, resume
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from latents import load_latents
-from photos import random_crop
+from loop import add_training_arguments, make_accelerator, train
+from photos import list_photos, random_crop
 from tiny_tokenizer import TEMPLATES, train_tokenizer
-from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae", required=True, help="Folder of the trained VAE.")
     parser.add_argument("--train_data_dir", nargs="+", required=True, help="Folders of photos, with labels.tsv.")
-    parser.add_argument("--max_photos", type=int, help="At most this many photos, evenly picked.")
+    parser.add_argument("--pretrained_base", help="Folder of a base made before, to go on from.")
     parser.add_argument("--block_out_channels", type=int, nargs=3, default=(48, 96, 192))
     parser.add_argument("--text_width", type=int, default=128, help="Width of the text encoder.")
     parser.add_argument("--vocab_size", type=int, default=3000)
     parser.add_argument("--resolution", type=int, default=256, help="Side of the training crops, in pixels.")
-    parser.add_argument("--train_batch_size", type=int, default=16)
-    parser.add_argument("--max_train_steps", type=int, default=2000)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--caption_dropout", type=float, default=0.15, help="For classifier-free guidance.")
-    add_checkpoint_arguments(parser, checkpointing_steps=500)
+    add_training_arguments(
+        parser, max_train_steps=4000, train_batch_size=16, learning_rate=1e-3, ema_decay=0.998, checkpointing_steps=500
+    )
     return parser.parse_args()
 
 
@@ -88,16 +81,20 @@ class TinyBase(torch.nn.Module):
 
 def main():
     args = parse_args()
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    set_seed(args.seed)
-    output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-
+    accelerator = make_accelerator(args)
     vae = AutoencoderTiny.from_pretrained(args.vae).to(accelerator.device).eval()
     with accelerator.main_process_first():
-        train = load_latents(vae, args.train_data_dir, args.resolution, output_dir / "latents.pt", args.max_photos)
-    train = [(tensor.permute(1, 2, 0).numpy(), label) for tensor, label in train]
-    tokenizer = train_tokenizer(sorted({label for _, label in train if label}), args.vocab_size)
+        latents = load_latents(
+            vae, list_photos(args.train_data_dir), args.resolution, Path(args.output_dir) / "latents.pt"
+        )
+    if args.pretrained_base:
+        tokenizer = CLIPTokenizer.from_pretrained(args.pretrained_base, subfolder="tokenizer")
+        text_encoder = CLIPTextModel.from_pretrained(args.pretrained_base, subfolder="text_encoder")
+        unet = UNet2DConditionModel.from_pretrained(args.pretrained_base, subfolder="unet")
+        text_encoder, unet = text_encoder.float(), unet.float()
+    else:
+        tokenizer = train_tokenizer(sorted({label for _, label in latents if label}), args.vocab_size)
+        text_encoder, unet = build_models(args, tokenizer)
     # Stable Diffusion's schedule.
     noise_scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -108,54 +105,29 @@ def main():
         steps_offset=1,
     )
 
-    model = TinyBase(*build_models(args, tokenizer))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=1e-2)
-    lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps)
-    ema = EMAModel(model.parameters(), decay=0.998)
-    model, optimizer, lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
-
-    step = resume(accelerator, ema, output_dir, args.resume_from_checkpoint)
-
-    model.train()
-    progress = tqdm(range(step, args.max_train_steps), initial=step, total=args.max_train_steps, mininterval=20)
-    running = None
-    for step in progress:
-        # Seeded by step and process, so that a resumed run sees the crops that the uninterrupted one would have.
-        rng = np.random.default_rng((args.seed, step, accelerator.process_index))
+    def loss_of(model, rng):
         crops, captions = [], []
         for _ in range(args.train_batch_size):
-            latents, label = train[rng.integers(len(train))]
-            crops.append(random_crop(latents, args.resolution // 8, rng))
+            whole, label = latents[rng.integers(len(latents))]
+            crops.append(random_crop(whole, args.resolution // 8, rng))
             captions.append(make_caption(label, rng, args.caption_dropout))
-        latents = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous().to(accelerator.device)
+        clean = torch.stack(crops).to(accelerator.device)
         tokens = tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-        timesteps = torch.from_numpy(rng.integers(noise_scheduler.config.num_train_timesteps, size=len(latents)))
+        timesteps = torch.from_numpy(rng.integers(noise_scheduler.config.num_train_timesteps, size=len(clean)))
         timesteps = timesteps.to(accelerator.device)
-        noise = torch.randn_like(latents)
-        noisy = noise_scheduler.add_noise(latents, noise, timesteps)
+        noise = torch.randn_like(clean)
+        noisy = noise_scheduler.add_noise(clean, noise, timesteps)
+        predicted = model(noisy, timesteps, tokens.input_ids.to(accelerator.device))
+        return F.mse_loss(predicted.float(), noise), {}
 
-        with accelerator.autocast():
-            loss = F.mse_loss(model(noisy, timesteps, tokens.input_ids.to(accelerator.device)).float(), noise)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        lr_scheduler.step()
-        optimizer.zero_grad()
-        ema.step(model.parameters())
-        if step % 10 == 0:
-            running = loss.item() if running is None else 0.9 * running + 0.1 * loss.item()
-            progress.set_postfix(loss=f"{running:.4f}", refresh=False)
+    def export(model, step):
+        folder = Path(args.output_dir) / "rsic-tiny"
+        for name, component in (("vae", vae), ("unet", model.unet), ("text_encoder", model.text_encoder)):
+            component.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        noise_scheduler.save_pretrained(folder / "scheduler")
 
-        done = step + 1
-        if accelerator.is_main_process and (done % args.checkpointing_steps == 0 or done == args.max_train_steps):
-            accelerator.save_state(output_dir / f"checkpoint-{done}")
-            with averaged_weights(ema, model):
-                folder = output_dir / "rsic-tiny"
-                base = accelerator.unwrap_model(model)
-                for name, component in (("vae", vae), ("unet", base.unet), ("text_encoder", base.text_encoder)):
-                    component.save_pretrained(folder / name)
-                tokenizer.save_pretrained(folder / "tokenizer")
-                noise_scheduler.save_pretrained(folder / "scheduler")
+    train(args, accelerator, TinyBase(text_encoder, unet), loss_of, export, weight_decay=1e-2)
 
 
 if __name__ == "__main__":

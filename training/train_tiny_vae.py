@@ -12,30 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from checkpoints import add_checkpoint_arguments, averaged_weights, resume
 from diffusers import AutoencoderTiny
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
+from loop import add_training_arguments, make_accelerator, train
 from photos import list_photos, random_crop, read_photos
-from tqdm import tqdm
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_data_dir", nargs="+", required=True, help="Folders of photos.")
     parser.add_argument("--validation_dir", help="Folder of photos that are measured (PSNR) and never trained on.")
+    parser.add_argument("--pretrained_vae", help="Folder of a VAE to go on from, in place of random weights.")
     parser.add_argument("--channels", type=int, default=48, help="Width of all layers.")
     parser.add_argument("--encoder_blocks", type=int, nargs=4, default=(0, 1, 2, 4), help="Full to 1/8 resolution.")
     parser.add_argument("--decoder_blocks", type=int, nargs=4, default=(4, 3, 1, 0), help="1/8 to full resolution.")
     parser.add_argument("--resolution", type=int, default=96, help="Side of the training crops, in pixels.")
-    parser.add_argument("--train_batch_size", type=int, default=12)
-    parser.add_argument("--max_train_steps", type=int, default=2500)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--latent_noise", type=float, default=0.2, help="Largest std of the noise added to latents.")
     parser.add_argument("--gradient_weight", type=float, default=0.3, help="Weight of the loss on image gradients.")
-    add_checkpoint_arguments(parser, checkpointing_steps=500)
+    add_training_arguments(
+        parser, max_train_steps=5000, train_batch_size=12, learning_rate=2e-3, ema_decay=0.998, checkpointing_steps=500
+    )
     args = parser.parse_args()
     if args.resolution % 8:
         parser.error(f"--resolution must be a multiple of 8, got {args.resolution}.")
@@ -88,55 +83,33 @@ class NoisyAutoencoder(torch.nn.Module):
 
 def main():
     args = parse_args()
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    set_seed(args.seed)
-    output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-
+    accelerator = make_accelerator(args)
     photos = [array for array, _ in read_photos(list_photos(args.train_data_dir), min_side=args.resolution)]
-    vae = AutoencoderTiny(
-        encoder_block_out_channels=(args.channels,) * 4,
-        decoder_block_out_channels=(args.channels,) * 4,
-        num_encoder_blocks=tuple(args.encoder_blocks),
-        num_decoder_blocks=tuple(args.decoder_blocks),
-    )
-    model = NoisyAutoencoder(vae)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=1e-4)
-    lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=args.max_train_steps)
-    ema = EMAModel(model.parameters(), decay=0.998)
-    model, optimizer, lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
+    if args.pretrained_vae:
+        vae = AutoencoderTiny.from_pretrained(args.pretrained_vae, torch_dtype=torch.float32)
+    else:
+        vae = AutoencoderTiny(
+            encoder_block_out_channels=(args.channels,) * 4,
+            decoder_block_out_channels=(args.channels,) * 4,
+            num_encoder_blocks=tuple(args.encoder_blocks),
+            num_decoder_blocks=tuple(args.decoder_blocks),
+        )
 
-    step = resume(accelerator, ema, output_dir, args.resume_from_checkpoint)
-
-    progress = tqdm(range(step, args.max_train_steps), initial=step, total=args.max_train_steps, mininterval=20)
-    for step in progress:
-        # Seeded by step and process, so that a resumed run sees the crops that the uninterrupted one would have.
-        rng = np.random.default_rng((args.seed, step, accelerator.process_index))
+    def loss_of(model, rng):
         crops = [
             random_crop(photos[rng.integers(len(photos))], args.resolution, rng) for _ in range(args.train_batch_size)
         ]
         image = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(accelerator.device).float() / 127.5 - 1
+        decoded, latents = model(image, args.latent_noise)
+        loss = reconstruction_loss(decoded.float(), image, args.gradient_weight)
+        return loss + 0.02 * standardisation_loss(latents.float()), {}
 
-        with accelerator.autocast():
-            decoded, latents = model(image, args.latent_noise)
-            loss = reconstruction_loss(decoded.float(), image, args.gradient_weight)
-            loss = loss + 0.02 * standardisation_loss(latents.float())
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        lr_scheduler.step()
-        optimizer.zero_grad()
-        ema.step(model.parameters())
-        if step % 20 == 0:
-            progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+    def export(model, step):
+        model.vae.save_pretrained(Path(args.output_dir) / "vae")
+        if args.validation_dir:
+            log_validation(model.vae, args.validation_dir, step)
 
-        done = step + 1
-        if accelerator.is_main_process and (done % args.checkpointing_steps == 0 or done == args.max_train_steps):
-            accelerator.save_state(output_dir / f"checkpoint-{done}")
-            with averaged_weights(ema, model):
-                vae.save_pretrained(output_dir / "vae")
-                if args.validation_dir:
-                    log_validation(vae, args.validation_dir, done)
+    train(args, accelerator, NoisyAutoencoder(vae), loss_of, export)
 
 
 if __name__ == "__main__":

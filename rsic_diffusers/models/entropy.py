@@ -26,15 +26,19 @@ class ConditionalPrior(nn.Module):
         code_channels (`tuple[int]`): Channels of f_0 (coarsest) to f_3 (finest).
         hidden_channels (`int`): Width of the networks.
         num_scales (`int`): Entries in the table of Gaussian scales that the last layer points into.
+        conditional (`bool`): False leaves the weight map alone to choose p(f_i | M): an ablation.
     """
 
-    def __init__(self, code_channels: tuple[int, ...], hidden_channels: int, num_scales: int):
+    def __init__(
+        self, code_channels: tuple[int, ...], hidden_channels: int, num_scales: int, conditional: bool = True
+    ):
         super().__init__()
         self.num_scales = num_scales
+        self.conditional = conditional
         self.body = nn.ModuleList()
         self.head = nn.ModuleList()
         for i, channels in enumerate(code_channels):
-            in_channels = 1 if i == 0 else 1 + code_channels[i - 1] + hidden_channels
+            in_channels = 1 + code_channels[i - 1] + hidden_channels if conditional and i > 0 else 1
             self.body.append(
                 nn.ModuleList(
                     [
@@ -77,7 +81,7 @@ class ConditionalPrior(nn.Module):
     def _run(self, i, weight_map, codes, hidden, integer):
         limit = INT16_MAX if integer else INT16_MAX / ACTIVATION_ONE
         x = weight_map
-        if i > 0:
+        if self.conditional and i > 0:
             above = torch.cat([codes.clamp(-limit, limit), hidden], dim=1)
             x = torch.cat([x, F.interpolate(above, size=x.shape[-2:], mode="nearest-exact")], dim=1)
         if not integer:

@@ -40,7 +40,7 @@ class HSVLC(ModelMixin, ConfigMixin):
                                                                        <- encoder | decoder ->
     z0 -> Down 1/2 ---> Down 1/4 ---> Down 1/8 ---> Down 1/16
             |             |             |             |
-          y3,M>=5/8     y2,M>=1/2     y1,M>=1/4      y0          q_i = round(y_i - mean_i)
+          y3,M>=3/8     y2,M>=1/4     y1,M>=1/8      y0          q_i = round(y_i - mean_i)
             |             |             |             |                   |
             |             |             |             |      rANS with p(f_i | f_<i, M), fixed point
             v             v             v             v                   |
@@ -57,14 +57,15 @@ class HSVLC(ModelMixin, ConfigMixin):
         latent_channels (`int`): Channels of the latents.
         hidden_channels (`tuple[int]`): Widths of the transforms at 1/2, 1/4, 1/8 and 1/16 of the latents' size.
         code_channels (`tuple[int]`): Channels of f_0 (1/16, coarsest) to f_3 (1/2, finest).
-        gates (`tuple[float]`): f_i is coded where M >= gates[i]. Gates of (0, 1/2, 3/4, 7/8) were tried first: with
-            lambda(M) as it is, f_3 is worth most of the bits long before M = 7/8, so the rate went from 0.010 bpp at
-            M = 3/4 to 0.070 at M = 1 with a leap between (rsic-tiny), sizes inside the leap could not be had with a
-            constant M, and of eight levels only M = 1 had f_3. These gates open where f_3 is still worth little.
+        gates (`tuple[float]`): f_i is coded where M >= gates[i]. The first design had (0, 1/2, 3/4, 7/8). With
+            lambda(M) as it is, f_3 is worth most of the bits long before M = 7/8, so at that gate the rate leapt from
+            0.010 to 0.04 bpp, and no constant M gave a size between (rsic-tiny). These gates open where a scale is
+            still worth next to nothing, and the rate goes up without a leap.
         prior_channels (`int`): Width of the prior networks.
         num_scales, scale_min, scale_max: The ladder of Gaussian scales, in symbols.
         scaling_factor (`float`, *optional*): `scaling_factor` of the VAE whose latents the codec was trained on.
         single_layer (`bool`): One code at 1/4 of the latents' size and no gates: the paper's "w/o HSVLC".
+        conditional_prior (`bool`): False: p(f_i | M) in place of p(f_i | f_<i, M), an ablation.
     """
 
     @register_to_config
@@ -73,24 +74,26 @@ class HSVLC(ModelMixin, ConfigMixin):
         latent_channels: int = 4,
         hidden_channels: tuple[int, ...] = (64, 96, 128, 128),
         code_channels: tuple[int, ...] = (32, 24, 16, 8),
-        gates: tuple[float, ...] = (0.0, 0.25, 0.5, 0.625),
+        gates: tuple[float, ...] = (0.0, 0.125, 0.25, 0.375),
         prior_channels: int = 48,
         num_scales: int = 64,
         scale_min: float = 0.11,
         scale_max: float = 32.0,
         scaling_factor: float | None = None,
         single_layer: bool = False,
+        conditional_prior: bool = True,
     ):
         super().__init__()
         if single_layer:
-            # The same transforms; of the four codes only the third is left, wide enough for all rates.
-            code_channels, gates = (0, 0, 2 * code_channels[2], 0), (0.0,) * 4
+            # The same transforms; of the four codes only the third is left, with a channel for each latent element.
+            code_channels, gates = (0, 0, 16 * latent_channels, 0), (0.0,) * 4
         self.gates = tuple(gates)
         widths = tuple(reversed(hidden_channels))  # coarse to fine, as all lists below
         self.down = nn.ModuleList(
             DownBlock(c_in, c_out) for c_in, c_out in zip((latent_channels, *hidden_channels), hidden_channels)
         )
         self.scales = [i for i, channels in enumerate(code_channels) if channels]
+        coded = tuple(code_channels[i] for i in self.scales)
         self.code_in = nn.ModuleList(
             nn.Conv2d(2 * width, channels, 3, padding=1) if channels else nn.Identity()
             for width, channels in zip(widths, code_channels)
@@ -100,13 +103,15 @@ class HSVLC(ModelMixin, ConfigMixin):
             for width, channels in zip(widths, code_channels)
         )
         # Codes are quantised to whole numbers, so how finely is a matter of their size. At high rates the best step is
-        # proportional to 1 / sqrt(lambda), and lambda(M) = c exp(7 M): hence exp(3.5 M) to start with.
-        self.gain = nn.ParameterList(nn.Parameter(torch.full((channels, 1, 1), 3.5)) for channels in code_channels)
+        # proportional to 1 / sqrt(lambda), and lambda(M) = c exp(7 M): a gain of exp(3.5 (M - 1)). Started so, the
+        # coarse codes, which are all there is at low M, round to zero and are never learnt; hence slopes from none
+        # (coarsest) to nearly that (finest), about what training ends with.
+        self.gain = nn.ParameterList(nn.Parameter(torch.full((code_channels[i], 1, 1), float(i))) for i in self.scales)
         self.start = nn.Parameter(torch.zeros(1, widths[0], 1, 1))
         self.up = nn.ModuleList(UpBlock(c_in, c_out) for c_in, c_out in zip(widths, (*widths[1:], 32)))
         self.out_block = ResidualBlock(32)
         self.out = nn.Conv2d(32, latent_channels, 3, padding=1)
-        self.prior = ConditionalPrior(tuple(c for c in code_channels if c), prior_channels, num_scales)
+        self.prior = ConditionalPrior(coded, prior_channels, num_scales, conditional_prior)
         self.tables = GaussianCDFTables(num_scales, scale_min, scale_max)
         self.register_buffer("codec_id", torch.zeros(2, dtype=torch.int32))
 
@@ -138,7 +143,7 @@ class HSVLC(ModelMixin, ConfigMixin):
 
     def _gain(self, i: int, level_map: torch.Tensor) -> torch.Tensor:
         """What f_i is multiplied by before rounding, and divided by afterwards; 1 where M = 1."""
-        return torch.exp(self.gain[i] * (level_map.clamp_min(self.gates[i]) - 1))
+        return torch.exp(self.gain[self.scales.index(i)] * (level_map.clamp_min(self.gates[i]) - 1))
 
     # -------------------------------------------------------------------------------------------------- transforms
 
@@ -169,7 +174,12 @@ class HSVLC(ModelMixin, ConfigMixin):
         return self.out(F.silu(self.out_block(x, maps[-1])))
 
     def forward(
-        self, latents: torch.Tensor, weight_map: torch.Tensor, quantization: str = "ste", return_dict: bool = True
+        self,
+        latents: torch.Tensor,
+        weight_map: torch.Tensor,
+        quantization: str = "ste",
+        return_bits: bool = False,
+        return_dict: bool = True,
     ) -> HSVLCOutput | tuple:
         """Code and decode, differentiably and without writing bytes: C(z) of the paper's Algorithm 1.
 
@@ -178,9 +188,11 @@ class HSVLC(ModelMixin, ConfigMixin):
             weight_map (`torch.Tensor` of shape (B, 1, ceil(h/8), ceil(w/8))): M, values in [0, 1].
             quantization (`str`): "ste" rounds, with the gradient passed straight through; "none" does not round
                 (C as a smooth function).
+            return_bits (`bool`): Also estimate the rate, with the priors in floating point. In training mode it is
+                always estimated, with uniform noise in place of rounding, which is what training minimises.
 
         Returns:
-            [`HSVLCOutput`]: Decoded latents, and the rate of "noise"-relaxed codes, which training minimises.
+            [`HSVLCOutput`]: Decoded latents, and bits if they were asked for.
         """
         if quantization not in ("ste", "none"):
             raise ValueError(f'quantization must be "ste" or "none", got {quantization!r}.')
@@ -200,9 +212,9 @@ class HSVLC(ModelMixin, ConfigMixin):
             mean, index, hidden = self.prior(self.scales.index(i), maps[i], codes, hidden)
             residual = y - mean
             gate = self._gate(i, maps[i])
-            if self.training:
-                noisy = residual + torch.rand_like(residual) - 0.5
-                bits.append(gaussian_bits(noisy.float(), self.tables.scale(index.float())) * gate)
+            if self.training or return_bits:
+                symbols = residual + torch.rand_like(residual) - 0.5 if self.training else torch.round(residual)
+                bits.append(gaussian_bits(symbols.float(), self.tables.scale(index.float())) * gate)
             rounded = round_ste(residual) if quantization == "ste" else residual
             codes = mean + rounded * gate
             return codes

@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
+from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..bitstream import Bitstream, BitstreamError
@@ -42,6 +43,7 @@ PRESETS = {
         "referring_scale": 0.7,
         "guidance_target": "noisy",
         "inversion_guidance_scale": 1.0,
+        "strength": None,
     },
 }
 
@@ -89,6 +91,14 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             raise ValueError(f"num_inference_steps must be a whole number from 0 to {limit}, got {steps!r}.")
         if not isinstance(recurrences, int) or recurrences < 1:
             raise ValueError(f"num_recurrence_steps must be a whole number from 1 up, got {recurrences!r}.")
+        strength = settings["strength"]
+        if strength is not None and not 0 <= strength <= 1:
+            raise ValueError(f"strength must be a number between 0 and 1, or None, got {strength!r}.")
+        if strength is not None and settings["guidance_target"] == "noisy":
+            raise ValueError(
+                'guidance_target="noisy" compares with the inverted latents, and a strength leaves inversion out; '
+                'use guidance_target="clean", or no strength.'
+            )
         if settings["guidance_target"] not in ("noisy", "clean"):
             raise ValueError(f'guidance_target must be "noisy" or "clean", got {settings["guidance_target"]!r}.')
         if isinstance(generator, list) and len(generator) != len(files):
@@ -132,6 +142,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         guidance_strength: float | None = None,
         guidance_target: str | None = None,
         inversion_guidance_scale: float | None = None,
+        strength: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -150,6 +161,9 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             guidance_strength (`float`, *optional*): gamma, the pull towards the coded latents.
             guidance_target (`str`, *optional*): "noisy" or "clean", see the scheduler.
             inversion_guidance_scale (`float`, *optional*): omega during inversion.
+            strength (`float`, *optional*): How far up the noise schedule a position with M = 0 starts, in [0, 1]; see
+                the scheduler's `start_timesteps`. Only the steps below are run. Without one (in the preset and the
+                scheduler's config as well) z_hat_0 is inverted, as the paper does.
             generator (`torch.Generator`, *optional*): Default: seeded by the file, so that the same file gives the
                 same picture.
             output_type (`str`): "pil", "np", "pt" or "latent".
@@ -174,6 +188,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             "guidance_strength": guidance_strength,
             "guidance_target": guidance_target,
             "inversion_guidance_scale": inversion_guidance_scale,
+            "strength": strength,
         }
         for name, value in settings.items():
             if value is None:
@@ -198,11 +213,8 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             raise BitstreamError(str(error)) from None
         coded = coded.to(device, torch.float32)  # (B, 4, h, w)
         weight_map = weight_map.to(device)
-        omega = self.scheduler.guidance_scale_map(
-            weight_map.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)[..., : shape[0], : shape[1]],
-            settings["guidance_scale"],
-            settings["referring_scale"],
-        )
+        level_map = weight_map.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)[..., : shape[0], : shape[1]]
+        omega = self.scheduler.guidance_scale_map(level_map, settings["guidance_scale"], settings["referring_scale"])
 
         def codec(latents):
             return self.hsvlc(latents.to(self.hsvlc.dtype), weight_map).sample
@@ -226,15 +238,20 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             without, with_ = self.unet(torch.cat([latents] * 2), timestep, embeddings).sample.float().chunk(2)
             return without + omega * (with_ - without)
 
-        # 4. Invert z_hat_0 to z_hat_T, keeping the trajectory (Algorithm 1, line 2)
+        # 4. Where to start: z_hat_0 inverted to z_hat_T, keeping the trajectory (Algorithm 1, line 2), or z_hat_0 with
+        # noise of each position's own level
         timesteps = []
         if num_inference_steps:
             self.scheduler.set_timesteps(num_inference_steps, device)
             timesteps = self.scheduler.timesteps.tolist()
-        trajectory = {}
-        latents = coded
-        with self.progress_bar(total=num_inference_steps * (1 + num_recurrence_steps)) as progress_bar:
-            for t in reversed(timesteps):
+        inverts = settings["strength"] is None
+        latents, trajectory = coded, {}
+        if not inverts:
+            start = self.scheduler.start_timesteps(level_map, settings["strength"])
+            timesteps = [t for t in timesteps if t <= float(start.max())]
+            noise = randn_tensor(coded.shape, generator=generator, device=device, dtype=coded.dtype)
+        with self.progress_bar(total=len(timesteps) * (num_recurrence_steps + inverts)) as progress_bar:
+            for t in reversed(timesteps if inverts else []):
                 eps = predict(latents, t, settings["inversion_guidance_scale"])
                 latents = trajectory[t] = self.scheduler.invert_step(eps, t, latents)
                 progress_bar.update()
@@ -242,6 +259,10 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             # 5. Guided, self-recurrent denoising (lines 3 to 11)
             for i, t in enumerate(timesteps):
                 reference = trajectory.pop(t) if settings["guidance_target"] == "noisy" else coded
+                if not inverts:
+                    # Positions whose turn has not come yet are held on the way that their coded latents would take.
+                    held = self.scheduler.add_noise(coded, noise, t)
+                    latents = held if i == 0 else torch.where(start >= t, latents, held)
                 for recurrence in range(num_recurrence_steps):
                     previous = self.scheduler.step(
                         predict(latents, t, omega),
@@ -259,6 +280,8 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 if callback_on_step_end is not None:
                     callback_outputs = callback_on_step_end(self, i, t, {"latents": latents})
                     latents = (callback_outputs or {}).get("latents", latents)
+            if not inverts and timesteps:
+                latents = torch.where(start >= timesteps[-1], latents, coded)
 
         # 6. Latents to pictures
         if not bool(torch.isfinite(latents).all()):

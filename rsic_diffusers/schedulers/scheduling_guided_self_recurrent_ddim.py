@@ -47,6 +47,9 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
             predicted clean latents with z_hat_0 and moves them, with gamma_t = gamma sqrt(abar_{t-1}).
         inversion_guidance_scale (`float`): Default of omega during inversion; 1 is the caption's prediction alone, 0
             that without caption.
+        strength (`float`, *optional*): None starts from the inverted latents, as the paper does. A number in [0, 1]
+            leaves the inversion out: each position starts from its coded latent with noise of its own level, see
+            `start_timesteps`.
     """
 
     order = 1
@@ -71,6 +74,7 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         referring_scale: float = 0.7,
         guidance_target: str = "noisy",
         inversion_guidance_scale: float = 1.0,
+        strength: float | None = None,
     ):
         if prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f'prediction_type must be "epsilon" or "v_prediction", got {prediction_type!r}.')
@@ -198,6 +202,22 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         ratio = alpha / alpha_previous
         noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
         return ratio**0.5 * sample + (1 - ratio) ** 0.5 * noise
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+        """z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise."""
+        return self._ddim.add_noise(original_samples, noise, torch.tensor([int(timestep)]))
+
+    def start_timesteps(self, weight_map: torch.Tensor, strength: float) -> torch.Tensor:
+        """The timestep from which each position is denoised: strength (1 - M) of the way up the noise schedule.
+
+        z_hat_0 is z_0 with an error that the rate leaves, so it may stand for z_0 with noise, and what is left to
+        imagine starts from there: the less was coded, the higher. Where M = 1 nothing is.
+
+        Args:
+            weight_map (`torch.Tensor`): M at the latents' resolution.
+            strength (`float`): In [0, 1].
+        """
+        return strength * self.config.num_train_timesteps * (1 - weight_map)
 
     def guidance_scale_map(
         self, weight_map: torch.Tensor, guidance_scale: float | None = None, referring_scale: float | None = None

@@ -1,0 +1,213 @@
+"""Rate against distortion of one or more codecs, as Markdown tables, a plot and Bjontegaard differences.
+
+    python -m rsic_diffusers.evaluation.rate_distortion PHOTOS --output rd
+    python -m rsic_diffusers.evaluation.rate_distortion PHOTOS --output rd \\
+        --codec HSVLC=runs/hsvlc/hsvlc --codec "single layer=runs/single/hsvlc"
+
+PHOTOS is a folder of photos; with an `annotations.json` in it, a list of {"file", "box"}, the box as fractions
+(x0, y0, x1, y1) of width and height, the codecs are also measured over referring maps. Every photo is coded at its
+native size to real streams, with M = k/7 everywhere (k = 0 to 7) and with M = k/7 in the box over a background of 0
+(k = 1 to 7). Rates are bits of the code stream and of the map for each pixel, the file's header and caption left out.
+The error is that of the latents, a mean over all elements, and for referring maps also over those inside the box; PSNR
+is the VAE's picture of the decoded latents. BD-rate is the Bjontegaard difference of the first codec to each of the
+others: how many percent fewer (-) or more (+) bits it needs for the same latent error.
+
+Needs the extra: pip install "rsic-diffusers[evaluation]"
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import bjontegaard
+import matplotlib
+import numpy as np
+import torch
+from diffusers import AutoModel
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+from tqdm import tqdm
+
+from ..hub import resolve_model
+from ..models.hsvlc import HSVLC
+from ..pipelines.latents import decode_latents, encode_image
+from ..referring.demands import make_weight_map
+from ..referring.map_coding import encode_map
+from .metrics import psnr
+
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+STEPS = 7
+PARTS = ("map", "f0", "f1", "f2", "f3")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, metavar="PHOTOS")
+    parser.add_argument("--model", default="rsic-tiny", help="whose VAE is used, and the codec if no --codec is given")
+    parser.add_argument(
+        "--codec",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a codec that train_hsvlc.py exported; repeatable, the first is compared with the others",
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--limit", type=int, help="only the first photos")
+    parser.add_argument("--no_psnr", action="store_true", help="leave the VAE's decoder out: quicker")
+    parser.add_argument("--output", type=Path, required=True, help="folder for results.csv, table.md and curve.png")
+    args = parser.parse_args()
+    for codec in args.codec:
+        if not Path(codec.partition("=")[2], "config.json").exists():
+            parser.error(f"--codec {codec}: expected NAME=FOLDER, the folder with a codec's config.json in it.")
+    return args
+
+
+def load_photos(folder: Path, limit: int | None):
+    """(name, picture, box in pixels or None) for each photo."""
+    annotations = folder / "annotations.json"
+    if annotations.exists():
+        entries = [(entry["file"], entry["box"]) for entry in json.loads(annotations.read_text())]
+    else:
+        suffixes = {".jpg", ".jpeg", ".png", ".webp"}
+        entries = [(path.name, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
+    if not entries:
+        raise SystemExit(f"No photo in {folder}.")
+    for name, box in entries[:limit]:
+        image = Image.open(folder / name).convert("RGB")
+        yield name, image, box and tuple(fraction * side for fraction, side in zip(box, 2 * image.size))
+
+
+def inside(box, shape) -> np.ndarray:
+    """Latent positions whose centre lies in the box (in pixels)."""
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    x, y = 8 * x + 4, 8 * y + 4
+    return (box[0] <= x) & (x < box[2]) & (box[1] <= y) & (y < box[3])
+
+
+@torch.no_grad()
+def measure(codec: HSVLC, latents, weight_map, box) -> dict:
+    """Bits by part and latent errors of one coding, and the decoded latents."""
+    values = torch.from_numpy(weight_map.values)[None, None]
+    shape = latents.shape[-2:]
+    data, bits = codec.compress(latents, values, return_bits=True)
+    decoded = codec.decompress(data, values, shape)
+    error = (decoded - latents).square().mean(dim=(0, 1)).cpu().numpy()
+    row = dict.fromkeys(PARTS, 0.0)
+    row["map"] = 8 * len(encode_map(weight_map))
+    row.update({f"f{i}": b for i, b in zip(codec.scales, bits)})
+    row["bits"] = row["map"] + 8 * len(data)
+    row["mse"] = error.mean()
+    row["mse inside"] = error[inside(box, shape)].mean() if box else np.nan
+    return row, decoded
+
+
+def measure_all(codecs, vae, args) -> list[dict]:
+    rows = []
+    photos = list(load_photos(args.photos, args.limit))
+    for name, image, box in tqdm(photos, desc="Photos"):
+        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.no_grad():
+            latents = encode_image(vae, pixels.to(args.device))
+        size = (image.height, image.width)
+        maps = [("constant", k, make_weight_map(*size, weight=k / STEPS)) for k in range(STEPS + 1)]
+        if box:
+            maps += [("referring", k, make_weight_map(*size, box=box, weight=k / STEPS)) for k in range(1, STEPS + 1)]
+        for codec_name, codec in codecs.items():
+            for kind, k, weight_map in maps:
+                row, decoded = measure(codec, latents, weight_map, box if kind == "referring" else None)
+                for part in ("bits", *PARTS):
+                    row["bpp" if part == "bits" else part] = row.pop(part) / (size[0] * size[1])
+                if not args.no_psnr:
+                    with torch.no_grad():
+                        picture = decode_latents(vae, decoded, size)[0].clamp(-1, 1)
+                    picture = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+                    row["psnr"] = psnr(picture, image)
+                    row["psnr inside"] = psnr(picture, image, box) if kind == "referring" else np.nan
+                rows.append({"photo": name, "codec": codec_name, "maps": kind, "k": k, **row})
+    return rows
+
+
+def mean_curve(rows, codec, kind) -> dict[str, np.ndarray]:
+    """Each figure as an array over k, averaged over the photos."""
+    rows = [row for row in rows if row["codec"] == codec and row["maps"] == kind]
+    steps = sorted({row["k"] for row in rows})
+    figures = [key for key in rows[0] if key not in ("photo", "codec", "maps")] if rows else []
+    return {figure: np.array([np.mean([r[figure] for r in rows if r["k"] == k]) for k in steps]) for figure in figures}
+
+
+def bd_rate(curve, anchor, error: str) -> float:
+    """Bjontegaard difference in percent of bits at equal latent error (as 10 log10 of its inverse, in dB)."""
+    quality, anchor_quality = (-10 * np.log10(one[error]) for one in (curve, anchor))
+    return bjontegaard.bd_rate(
+        anchor["bpp"], anchor_quality, curve["bpp"], quality, method="akima", require_matching_points=False,
+        min_overlap=0,
+    )  # fmt: skip
+
+
+def as_table(curve) -> str:
+    figures = ["bpp", *PARTS, "mse"] + [name for name in ("psnr", "mse inside", "psnr inside") if name in curve]
+    figures = [name for name in figures if not np.isnan(curve[name]).all()]
+    digits = {"mse": 3, "mse inside": 3, "psnr": 2, "psnr inside": 2}
+    lines = ["| M | " + " | ".join(figures) + " |", "|---|" + "---:|" * len(figures)]
+    for i, k in enumerate(curve["k"].astype(int)):
+        cells = [f"{curve[name][i]:.{digits.get(name, 4)}f}" for name in figures]
+        lines.append(f"| {k}/{STEPS} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(curves, path: Path) -> None:
+    kinds = sorted({kind for _, kind in curves})
+    figures = [name for name in ("mse", "psnr") if name in next(iter(curves.values()))]
+    fig, axes = plt.subplots(len(kinds), len(figures), figsize=(6 * len(figures), 4.2 * len(kinds)), squeeze=False)
+    for (codec, kind), curve in curves.items():
+        for name, axis in zip(figures, axes[kinds.index(kind)]):
+            name += " inside" if kind == "referring" else ""
+            axis.semilogx(curve["bpp"], curve[name], "o-", label=codec)
+            label = "latent MSE" if name.startswith("mse") else "PSNR / dB"
+            axis.set(xlabel="bpp", ylabel=label, title="box M = k/7" if kind == "referring" else "constant M = k/7")
+            axis.grid(True, which="both", alpha=0.3)
+            axis.legend()
+    fig.tight_layout()
+    fig.savefig(path, dpi=110)
+
+
+def main():
+    args = parse_args()
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    model = resolve_model(args.model)
+    vae = AutoModel.from_pretrained(model, subfolder="vae", torch_dtype=torch.float32).to(args.device).eval()
+    codecs = {name: HSVLC.from_pretrained(folder) for name, _, folder in (c.partition("=") for c in args.codec)}
+    codecs = codecs or {"HSVLC": HSVLC.from_pretrained(model, subfolder="hsvlc", torch_dtype=torch.float32)}
+    for codec in codecs.values():
+        codec.to(args.device).require_tables()
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    rows = measure_all(codecs, vae, args)
+    with open(args.output / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    kinds = sorted({row["maps"] for row in rows})
+    curves = {(codec, kind): mean_curve(rows, codec, kind) for kind in kinds for codec in codecs}
+    text = []
+    for (codec, kind), curve in curves.items():
+        text.append(f"### {codec}, {kind} M\n\n{as_table(curve)}\n")
+    first = next(iter(codecs))
+    for codec in list(codecs)[1:]:
+        for kind in kinds:
+            for error in ["mse"] + ["mse inside"] * (kind == "referring"):
+                change = bd_rate(curves[first, kind], curves[codec, kind], error)
+                text.append(f"BD-rate of {first} to {codec}, {kind} M, latent {error}: {change:+.1f} %\n")
+    (args.output / "table.md").write_text("\n".join(text))
+    plot(curves, args.output / "curve.png")
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Makes the golden files: run once for a version of the format, then never again for that version.
+
+    python tests/golden/make.py
+
+A small codec with random weights, so that retraining rsic-tiny does not touch these files.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rsic_diffusers import HSVLC, Bitstream, WeightMap
+
+
+FOLDER = Path(__file__).parent
+CASES = {
+    "constant": (150, 200, WeightMap.constant(0.9, 150, 200), "a dog on a beach"),
+    "levels": (200, 333, WeightMap(np.random.default_rng(0).integers(0, 8, (4, 6)).astype(np.uint8), 8), "naïve 🐕"),
+    "low": (64, 64, WeightMap(np.zeros((1, 1), np.uint8), 2), ""),
+}
+
+
+def main():
+    torch.manual_seed(0)
+    hsvlc = HSVLC(hidden_channels=(8, 8, 8, 8), code_channels=(6, 6, 6, 6), prior_channels=8, num_scales=16)
+    for name, parameter in hsvlc.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.5 if "prior" in name else 0.08)
+    for head in hsvlc.prior.head:  # scales from all of the ladder
+        torch.nn.init.constant_(head.bias[head.bias.numel() // 2 :], 6.0)
+    hsvlc.update()
+    hsvlc.eval().save_pretrained(FOLDER / "codec")
+    symbols = {}
+    for name, (height, width, weight_map, caption) in CASES.items():
+        values = torch.from_numpy(weight_map.values)[None, None]
+        shape = (-(-height // 8), -(-width // 8))
+        codes = hsvlc.compress(torch.randn(1, 4, *shape), values)
+        file = Bitstream(width, height, weight_map, caption, codes, hsvlc.fingerprint)
+        (FOLDER / f"{name}.rsic").write_bytes(file.to_bytes())
+        symbols[name] = {
+            "size": [width, height],
+            "caption": caption,
+            "weight_map": np.round(weight_map.values * 255).astype(int).tolist(),
+            "symbols": [scale.flatten().tolist() for scale in hsvlc.decode_symbols(codes, values, shape)],
+        }
+    (FOLDER / "symbols.json").write_text(json.dumps(symbols, ensure_ascii=False, indent=None) + "\n")
+
+
+if __name__ == "__main__":
+    main()
