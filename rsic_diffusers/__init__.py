@@ -3,6 +3,7 @@
 Names are imported when first used, so that importing the package stays quick.
 """
 
+import sys
 from importlib import import_module
 
 
@@ -35,3 +36,9 @@ def __getattr__(name):
 
 def __dir__():
     return sorted({*globals(), *__all__})
+
+
+if "diffusers" in sys.modules:
+    # The pipelines register with diffusers' loader when they are imported (hub.py). Whoever has diffusers loaded has
+    # paid for that, and may call `DiffusionPipeline.from_pretrained` next.
+    RSICEncoderPipeline, RSICDecoderPipeline = map(__getattr__, ("RSICEncoderPipeline", "RSICDecoderPipeline"))

@@ -4,20 +4,6 @@ import torch
 import torch.nn.functional as F
 
 
-def check_latent_space(vae, hsvlc) -> None:
-    """ValueError if the codec was trained for other latents than the VAE's."""
-    if hsvlc.config.latent_channels != vae.config.latent_channels:
-        raise ValueError(
-            f"The codec codes latents of {hsvlc.config.latent_channels} channels, the VAE's have "
-            f"{vae.config.latent_channels}; use the VAE that the codec was trained for."
-        )
-    if hsvlc.config.scaling_factor not in (None, vae.config.scaling_factor):
-        raise ValueError(
-            f"The codec was trained for latents with scaling_factor {hsvlc.config.scaling_factor}, the VAE's is "
-            f"{vae.config.scaling_factor}; use the VAE that the codec was trained for."
-        )
-
-
 def encode_image(vae, image: torch.Tensor) -> torch.Tensor:
     """z0: scaling_factor times the mean of the VAE's posterior.
 

@@ -7,15 +7,17 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..bitstream import Bitstream, BitstreamError
-from ..hub import FromPretrainedMixin
+from ..hub import FromPretrainedMixin, adopt_noise_schedule
 from ..models.hsvlc import CELL, HSVLC
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
-from .latents import check_latent_space, decode_latents
+from .base_model import check_latent_space, check_stable_diffusion_1
+from .latents import decode_latents
 from .pipeline_output import RSICDecoderOutput
 
 
@@ -48,7 +50,7 @@ PRESETS = {
 }
 
 
-class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
+class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """Turns `.rsic` files back into pictures with a Stable Diffusion 1.x model that was never trained for it.
 
     Args:
@@ -75,10 +77,32 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline):
     ):
         super().__init__()
         check_latent_space(vae, hsvlc)
+        check_stable_diffusion_1(unet, text_encoder)
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, hsvlc=hsvlc, scheduler=scheduler
         )
         self.image_processor = VaeImageProcessor()
+
+    @classmethod
+    def from_pipe(cls, pipeline, hsvlc=None, scheduler=None, **kwargs):
+        """A decoder of the components of another Stable Diffusion 1.x pipeline, shared and as they are.
+
+        Args:
+            pipeline ([`DiffusionPipeline`]): A `StableDiffusionPipeline`, say.
+            hsvlc ([`HSVLC`]): The codec, trained for the pipeline's VAE; not needed if `pipeline` has one.
+            scheduler ([`GuidedSelfRecurrentDDIMScheduler`], *optional*): Default: the paper's settings over the noise
+                schedule of the pipeline's scheduler.
+            kwargs: Components to take in place of the pipeline's.
+        """
+        own = {name: pipeline.components.get(name) for name in cls._component_names()}
+        own |= {name: component for name, component in {"hsvlc": hsvlc, **kwargs}.items() if component is not None}
+        if scheduler is None and not isinstance(own["scheduler"], GuidedSelfRecurrentDDIMScheduler):
+            scheduler = adopt_noise_schedule(None, own["scheduler"].config)
+        own["scheduler"] = scheduler or own["scheduler"]
+        missing = [name for name, component in own.items() if component is None]
+        if missing:
+            raise ValueError(f"{type(pipeline).__name__} has no {', '.join(missing)}; give them by name.")
+        return cls(**own)
 
     def check_inputs(self, files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator):
         if preset is not None and preset not in PRESETS:

@@ -10,7 +10,8 @@ from ..bitstream import MAX_PIXELS, MAX_SIDE, MIN_SIDE, Bitstream
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
 from ..referring.demands import make_weight_map
-from .latents import check_latent_space, encode_image
+from .base_model import check_latent_space
+from .latents import encode_image
 from .pipeline_output import RSICEncoderOutput
 
 
