@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +203,16 @@ except (ValueError, OSError) as error:
     assert "no HSVLC" in run_python(code.format(repo="base"), **environment)
     hub.repos = {"org/thin": thin}
     assert "org/base" in run_python(code.format(repo="thin"), **environment)
+
+
+def test_publish_makes_a_repo_that_loads(base, encoder, tmp_path):
+    publish = Path(__file__).parent.parent / "training" / "publish.py"
+    arguments = ["--hsvlc", FULL / "hsvlc", "--base", base, "--output", tmp_path / "repo"]
+    command = [sys.executable, "-W", "ignore", publish, *arguments]
+    assert "or --dry-run" in subprocess.run(command, capture_output=True, text=True).stderr
+    subprocess.run([*command, "--dry-run"], check=True)
+    decoder = RSICDecoderPipeline.from_pretrained(tmp_path / "repo")
+    assert decoder.hsvlc.fingerprint == encoder.hsvlc.fingerprint
+    assert decoder.scheduler.config.num_recurrence_steps == 8  # the paper's
+    assert "intended use" in (tmp_path / "repo" / "README.md").read_text().lower()
+    assert "exists" in subprocess.run([*command, "--dry-run"], capture_output=True, text=True).stderr
