@@ -32,8 +32,10 @@ def test_bytes_decode_to_what_forward_gives(hsvlc, photo_latents, shape):
         expected = hsvlc(latents, weight_map).sample
     assert decoded.shape == latents.shape
     # The fixed-point and the floating-point prior differ by less than a quantisation step of their own; a symbol may
-    # then round the other way, but not more than a few of them.
-    assert (decoded - expected).square().mean() < 0.02 * expected.square().mean()
+    # then round the other way, and a coarse one moves a whole region, but as often for the better.
+    error, expected_error = ((one - latents).square().mean() for one in (decoded, expected))
+    assert error == pytest.approx(float(expected_error), rel=0.02)
+    assert (decoded - expected).square().mean() < error / 4
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -101,7 +103,7 @@ def test_closed_gates_cost_nothing(hsvlc, photo_latents):
     assert bits[3] > 0
 
 
-@pytest.mark.parametrize("level, open_scales", [(1 / 7, 1), (2 / 7, 2), (4 / 7, 3), (5 / 7, 4), (1.0, 4)])
+@pytest.mark.parametrize("level, open_scales", [(0.0, 1), (1 / 7, 2), (2 / 7, 3), (3 / 7, 4), (1.0, 4)])
 def test_gates_open_at_their_thresholds(hsvlc, photo_latents, level, open_scales):
     weight_map = torch.full((1, 1, 3, 4), level)
     bits = hsvlc.compress(photo_latents, weight_map, return_bits=True)[1]

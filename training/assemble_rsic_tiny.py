@@ -14,6 +14,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline
+from rsic_diffusers.hub import adopt_noise_schedule
 
 
 def parse_args():
@@ -31,19 +32,23 @@ def main():
     for setting in args.scheduler:
         name, value = setting.split("=")
         defaults[name] = value if name == "guidance_target" else float(value) if "." in value else int(value)
+    noise_schedule = json.loads((args.base / "scheduler" / "scheduler_config.json").read_text())
     pipeline = RSICDecoderPipeline(
         vae=AutoencoderTiny.from_pretrained(args.base / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(args.base / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(args.base / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(args.base / "unet"),
         hsvlc=HSVLC.from_pretrained(args.hsvlc),
-        scheduler=GuidedSelfRecurrentDDIMScheduler.from_pretrained(args.base / "scheduler", **defaults),
+        scheduler=adopt_noise_schedule(GuidedSelfRecurrentDDIMScheduler(**defaults), noise_schedule),
     )
     pipeline.to(dtype=torch.float16).save_pretrained(args.output)
-    # diffusers notes the folder that each component came from; a published model should not name it.
+    # diffusers notes the folder that each component came from, which a published model should not name, and for an
+    # AutoencoderTiny an attribute that it then warns about at each loading.
     for path in Path(args.output).glob("*/config.json"):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)
+        if config.get("_class_name") == "AutoencoderTiny":
+            config.pop("block_out_channels", None)
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     size = sum(path.stat().st_size for path in Path(args.output).rglob("*") if path.is_file())
     print(f"{args.output}: {size / 1e6:.1f} MB")

