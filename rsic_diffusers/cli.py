@@ -139,7 +139,7 @@ def run_decode(args) -> None:
     )
     picture = result.images[0]
     _save_image(picture, output)
-    print(f"{output}: {picture.width} x {picture.height}, {result.num_unet_evaluations} UNet evaluations")
+    print(f"{output}: {picture.width} x {picture.height}, UNet evaluations: {result.num_unet_evaluations}")
 
 
 def run_inspect(args) -> None:

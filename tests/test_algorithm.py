@@ -162,20 +162,20 @@ def test_strength_is_image_to_image_of_each_position(toy):
     z_hat = toy.hsvlc.decompress(codes, levels, (8, 16))
     wide = levels.repeat_interleave(8, -1).repeat_interleave(8, -2)
 
-    # The reference: at each timestep, positions still above their level are put back on the noised code.
+    # The reference: each position starts at the first timestep below its level, from the noised code.
     ddim = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,
     )  # fmt: skip
     ddim.set_timesteps(10)
     level = 0.9 * 1000 * (1 - wide)
-    z, evaluations = None, 0
+    z, before, evaluations = torch.full_like(z_hat, float("nan")), 1000, 0
     for t in ddim.timesteps[ddim.timesteps <= 0.9 * 1000 * 5 / 7]:
         waiting = ddim.add_noise(z_hat, noise, t[None])
-        z = waiting if z is None else torch.where(t <= level, z, waiting)
+        z = torch.where(before <= level, z, waiting)
         with torch.no_grad():
             z = ddim.step(toy.unet(z, t, caption).sample, t, z).prev_sample
-        evaluations += 1
+        before, evaluations = t, evaluations + 1
     file = Bitstream(
         128, 64, WeightMap((levels[0, 0] * 7).round().byte().numpy(), 8), "a dog", codes, toy.hsvlc.fingerprint
     )

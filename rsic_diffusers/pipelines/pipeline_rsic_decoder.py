@@ -272,8 +272,12 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         latents, trajectory = coded, {}
         if not inverts:
             start = self.scheduler.start_timesteps(level_map, settings["strength"])
-            timesteps = [t for t in timesteps if t <= float(start.max())]
             noise = randn_tensor(coded.shape, generator=generator, device=device, dtype=coded.dtype)
+            skipped = sum(t > float(start.max()) for t in timesteps)
+            timesteps = timesteps[skipped:]
+            for _ in range(skipped * (num_recurrence_steps - 1)):
+                # What the steps left out would have drawn: a file's noise is not to depend on its company in a batch.
+                randn_tensor(coded.shape, generator=generator, device=device, dtype=coded.dtype)
         with self.progress_bar(total=len(timesteps) * (num_recurrence_steps + inverts)) as progress_bar:
             for t in reversed(timesteps if inverts else []):
                 eps = predict(latents, t, settings["inversion_guidance_scale"])
@@ -284,9 +288,9 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             for i, t in enumerate(timesteps):
                 reference = trajectory.pop(t) if settings["guidance_target"] == "noisy" else coded
                 if not inverts:
-                    # Positions whose turn has not come yet are held on the way that their coded latents would take.
-                    held = self.scheduler.add_noise(coded, noise, t)
-                    latents = held if i == 0 else torch.where(start >= t, latents, held)
+                    # Positions that did not start before this step have their coded latents, with its level's noise.
+                    noisy = self.scheduler.add_noise(coded, noise, t)
+                    latents = noisy if i == 0 else torch.where(start >= timesteps[i - 1], latents, noisy)
                 for recurrence in range(num_recurrence_steps):
                     previous = self.scheduler.step(
                         predict(latents, t, omega),
