@@ -166,13 +166,18 @@ class FromPretrainedMixin:
         base_model = base_model or index.get(BASE_KEY)
         base_config = None
         if base_model is not None:
+            if kwargs.get("device_map") is not None:
+                raise ValueError("device_map does not reach a base model; load without it, then use .to(device).")
             shared = [*BASE_CLASSES, "scheduler"]
             names = [name for name in cls._component_names() if name in shared and name not in kwargs]
             config = {"config": kwargs.pop("config")} if "config" in kwargs else {}
             base, base_config = load_base(base_model, names, **{**kwargs, **config, "dtype": dtype})
             kwargs.update(base)
         pipeline = super().from_pretrained(model, **kwargs)
-        if base_config is not None:
+        scheduler = pipeline.components.get("scheduler")
+        if scheduler is not None and not isinstance(scheduler, GuidedSelfRecurrentDDIMScheduler):
+            pipeline.scheduler = adopt_noise_schedule(None, scheduler.config)
+        elif base_config is not None:
             pipeline.scheduler = adopt_noise_schedule(pipeline.scheduler, base_config)
         for name, component in pipeline.components.items():
             if isinstance(component, torch.nn.Module):

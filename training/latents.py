@@ -21,7 +21,7 @@ def load_latents(vae, photos, min_side, cache):
         `list[tuple[torch.Tensor, str]]`: (4, H/8, W/8) float16 latents, times the VAE's scaling factor, and labels.
     """
     cache = Path(cache)
-    key = [_digest(vae), min_side, [_name(source) for source, _ in photos]]
+    key = [_digest(vae), min_side, [[_name(source), label] for source, label in photos]]
     if not cache.exists():
         latents = []
         for array, label in read_photos(photos, min_side=min_side):

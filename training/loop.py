@@ -2,19 +2,27 @@
 
 import importlib.util
 import json
+import shutil
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    set_seed,
+)
 from diffusers.optimization import SchedulerType, get_scheduler
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 
-# Options that a resumed run may change: they do not touch what is computed.
+# Options that a resumed run may change. All but max_train_steps leave the weights as they would have been; that one
+# stretches the learning-rate schedule, for whoever wants to train on.
 FREE_OPTIONS = {
     "output_dir", "resume_from_checkpoint", "checkpointing_steps", "max_train_steps", "report_to", "validation_dir",
     "push_to_hub", "hub_model_id",
@@ -31,7 +39,7 @@ def add_training_arguments(parser, max_train_steps, train_batch_size, learning_r
     parser.add_argument("--lr_scheduler", default="cosine", choices=[kind.value for kind in SchedulerType])
     parser.add_argument("--lr_warmup_steps", type=int, default=100)
     parser.add_argument("--ema_decay", type=float, default=ema_decay, help="Of the averaged weights, the result.")
-    parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
+    parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], help="Default: accelerate's.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpointing_steps", type=int, default=checkpointing_steps)
     parser.add_argument(
@@ -44,7 +52,7 @@ def add_training_arguments(parser, max_train_steps, train_batch_size, learning_r
     )
 
 
-def make_accelerator(args) -> Accelerator:
+def make_accelerator(args, find_unused_parameters=False) -> Accelerator:
     """Accelerator, seeds and output folder; refuses to resume a run with other settings."""
     output_dir = Path(args.output_dir)
     for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpointing_steps"):
@@ -54,12 +62,24 @@ def make_accelerator(args) -> Accelerator:
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.report_to,
+        kwargs_handlers=[
+            # Buffers are the same in every process, and some are 16-bit integers, which NCCL does not send. Of the
+            # single-layer ablation some blocks are without a use.
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters),
+            # The others wait while one process encodes all photos.
+            InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+        ],
         project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir / "logs"),
     )
     set_seed(args.seed, device_specific=True)
     settings = {name: value for name, value in sorted(vars(args).items()) if name not in FREE_OPTIONS}
     settings = json.loads(json.dumps({**settings, "num_processes": accelerator.num_processes}))
     path = output_dir / "settings.json"
+    if not args.resume_from_checkpoint and any(output_dir.glob("checkpoint-*")):
+        raise SystemExit(
+            f"{output_dir} holds the checkpoints of another run; go on with it by --resume_from_checkpoint latest, or "
+            "give another --output_dir."
+        )
     if args.resume_from_checkpoint and path.exists():
         before = json.loads(path.read_text())
         changed = [name for name in sorted(settings | before) if settings.get(name) != before.get(name)]
@@ -127,13 +147,30 @@ def train(args, accelerator, model, loss_of, export, weight_decay=1e-4):
 
         done = step + 1
         if done % args.checkpointing_steps == 0 or done == args.max_train_steps:
-            accelerator.save_state(Path(args.output_dir) / f"checkpoint-{done}")
+            save_checkpoint(accelerator, Path(args.output_dir) / f"checkpoint-{done}")
             if accelerator.is_main_process:
                 with averaged_weights(ema, parameters):
                     export(accelerator.unwrap_model(model), done)
                 model.train()
             accelerator.wait_for_everyone()
+    if first >= args.max_train_steps and accelerator.is_main_process:
+        # Killed between the last checkpoint and the end of its export.
+        with averaged_weights(ema, parameters):
+            export(accelerator.unwrap_model(model), first)
     accelerator.end_training()
+
+
+def save_checkpoint(accelerator, path: Path) -> None:
+    """Whole or not at all: a kill leaves no half checkpoint for `latest` to find."""
+    part = path.with_name(f"part-of-{path.name}")
+    if accelerator.is_main_process:
+        shutil.rmtree(part, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(part)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(path, ignore_errors=True)
+        part.rename(path)
 
 
 def resume(accelerator, ema, output_dir: Path, checkpoint: str | None) -> int:

@@ -71,7 +71,7 @@ def read_photos(photos, min_side, max_side=None):
     for source, label in tqdm(photos, desc="Reading photos", mininterval=5):
         try:
             image = Image.open(source).convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
+        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             tqdm.write(f"Skipped {source}: {error}")
             skipped += 1
             continue

@@ -37,6 +37,8 @@ def parse_args():
         parser.error(f"{args.hsvlc} holds no codec; give the folder that train_hsvlc.py exported.")
     if args.output.exists():
         parser.error(f"{args.output} exists; give a new folder.")
+    if not args.dry_run and Path(args.base).exists():
+        parser.error(f"--base {args.base} is a folder of this machine; others need a Hub id.")
     if not args.dry_run and not args.repo_id:
         parser.error("Give --repo_id user/name to push to, or --dry-run.")
     return args
@@ -46,6 +48,7 @@ def main():
     args = parse_args()
     hsvlc = HSVLC.from_pretrained(args.hsvlc)
     hsvlc.require_tables()
+    hsvlc.register_to_config(_name_or_path="")  # the folder it came from is nobody's business
     hsvlc.save_pretrained(args.output / "hsvlc")
     GuidedSelfRecurrentDDIMScheduler.from_pretrained(CONFIGS, subfolder="scheduler").save_pretrained(
         args.output / "scheduler"
@@ -54,6 +57,7 @@ def main():
     index[BASE_KEY] = args.base
     (args.output / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     card = (CONFIGS / "README.md").read_text().replace("stable-diffusion-v1-5/stable-diffusion-v1-5", args.base)
+    card = card.replace("user/rsic-sd15", args.repo_id or "user/rsic-sd15")
     measured = args.hsvlc / "README.md"
     if measured.exists():
         card = (

@@ -59,7 +59,7 @@ def parse_args():
     data.add_argument("--dataset_name", help="A dataset of the Hub, or a folder that the package datasets can load.")
     parser.add_argument("--image_column", default="image", help="Of the dataset.")
     parser.add_argument("--validation_dir", help="Folder of photos that are measured and never trained on.")
-    parser.add_argument("--cache_latents", type=Path, help="File for the latents (<output_dir>/latents.pt).")
+    parser.add_argument("--cache_latents", help="File for the latents (<output_dir>/latents.pt).")
     parser.add_argument("--resolution", type=int, default=384, help="Side of the training crops, in pixels.")
     parser.add_argument(
         "--rate_lambda",
@@ -86,6 +86,10 @@ def parse_args():
     args = parser.parse_args()
     if args.resolution % 128:
         parser.error(f"--resolution must be a multiple of 128 (f_0's grid), got {args.resolution}.")
+    if args.single_layer:
+        args.scale_dropout = 0.0  # there is no finer scale to leave out
+        if args.pretrained_hsvlc:
+            parser.error("--single_layer has other codes than a trained codec; leave out --pretrained_hsvlc.")
     if args.push_to_hub and not args.hub_model_id:
         parser.error("--push_to_hub needs --hub_model_id user/name.")
     return args
@@ -163,6 +167,8 @@ def make_codec(args, vae):
             f"{args.pretrained_hsvlc} codes latents of {hsvlc.config.latent_channels} channels, the VAE of "
             f"{args.pretrained_model_name_or_path} makes {vae.config.latent_channels}."
         )
+    hsvlc.register_to_config(scaling_factor=vae.config.scaling_factor)
+    hsvlc.register_to_config(_name_or_path="")
     if args.no_conditional_prior:
         # The ablation's priors are of another shape, and start anew; the transforms go on.
         trained = hsvlc.state_dict()
@@ -176,7 +182,7 @@ def make_codec(args, vae):
 
 def main():
     args = parse_args()
-    accelerator = make_accelerator(args)
+    accelerator = make_accelerator(args, find_unused_parameters=args.single_layer)
     output_dir = Path(args.output_dir)
     if args.push_to_hub and accelerator.is_main_process:
         create_repo(args.hub_model_id, exist_ok=True)

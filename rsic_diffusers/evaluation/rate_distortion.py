@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from ..hub import resolve_model
 from ..models.hsvlc import HSVLC
+from ..pipelines.base_model import check_latent_space
 from ..pipelines.latents import decode_latents, encode_image
 from ..referring.demands import make_weight_map
 from ..referring.map_coding import encode_map
@@ -186,6 +187,7 @@ def main():
     codecs = codecs or {"HSVLC": HSVLC.from_pretrained(model, subfolder="hsvlc", torch_dtype=torch.float32)}
     for codec in codecs.values():
         codec.to(args.device).require_tables()
+        check_latent_space(vae, codec)
     args.output.mkdir(parents=True, exist_ok=True)
 
     rows = measure_all(codecs, vae, args)

@@ -121,7 +121,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         if strength is not None and settings["guidance_target"] == "noisy":
             raise ValueError(
                 'guidance_target="noisy" compares with the inverted latents, and a strength leaves inversion out; '
-                'use guidance_target="clean", or no strength.'
+                'use guidance_target="clean", or preset="paper", which inverts.'
             )
         if settings["guidance_target"] not in ("noisy", "clean"):
             raise ValueError(f'guidance_target must be "noisy" or "clean", got {settings["guidance_target"]!r}.')
@@ -152,7 +152,9 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             if len(whole) > limit:
                 cut = self.tokenizer.decode(whole[limit - 1 :], skip_special_tokens=True)
                 logger.warning(f"The caption is longer than the text encoder's {limit} tokens; not read: {cut!r}")
-        return self.text_encoder(tokens.input_ids.to(self._execution_device)).last_hidden_state
+        embeddings = self.text_encoder(tokens.input_ids.to(self._execution_device)).last_hidden_state
+        # Loaded without a dtype, transformers' models keep that of their file and diffusers' do not.
+        return embeddings.to(self.unet.dtype)
 
     @torch.no_grad()
     def __call__(
