@@ -72,7 +72,7 @@ def test_a_fresh_process_decodes_the_file_alone(encoded, decoded, run_python, tm
 import hashlib, sys, numpy as np
 from rsic_diffusers import RSICDecoderPipeline
 dec = RSICDecoderPipeline.from_pretrained("rsic-tiny")
-image = dec(sys.argv[1], num_inference_steps=4, num_recurrence_steps=2).images[0]
+image = dec(sys.argv[1], num_inference_steps=4, num_recurrence_steps=2, strength=1.0).images[0]
 np.save("image.npy", np.asarray(image))
 """
     run_python(code, tmp_path / "photo.rsic")

@@ -37,10 +37,10 @@ def parse_args():
         parser.error(f"{args.hsvlc} holds no codec; give the folder that train_hsvlc.py exported.")
     if args.output.exists():
         parser.error(f"{args.output} exists; give a new folder.")
-    if not args.dry_run and Path(args.base).exists():
-        parser.error(f"--base {args.base} is a folder of this machine; others need a Hub id.")
     if not args.dry_run and not args.repo_id:
         parser.error("Give --repo_id user/name to push to, or --dry-run.")
+    if not args.dry_run and Path(args.base).exists():
+        parser.error(f"--base {args.base} is a folder of this machine; others need a Hub id.")
     return args
 
 
