@@ -118,7 +118,7 @@ def test_ablations_train_and_are_measured(ablation, photos, photo, tmp_path):
 
 
 def test_a_dataset_is_what_a_folder_is(photos, tmp_path, monkeypatch):
-    pytest.importorskip("datasets", reason="the package datasets is optional")
+    pytest.importorskip("datasets", reason="the package datasets is optional", exc_type=ImportError)
     monkeypatch.syspath_prepend(TRAINING)
     from photos import dataset_photos, list_photos, read_photos
 

@@ -46,8 +46,11 @@ def dataset_photos(name, image_column, label_column):
     try:
         from datasets import Image as ImageFeature
         from datasets import load_dataset
-    except ImportError:
-        raise ValueError("--dataset_name needs the package datasets: pip install datasets") from None
+    except ImportError as error:
+        # compressai holds NumPy below 2, and the newest pyarrow wants it above.
+        raise ValueError(
+            f"--dataset_name needs the package datasets, and a pyarrow that works with the NumPy that is here: {error}"
+        ) from None
     dataset = load_dataset(name, split="train")
     for column in (image_column, label_column):
         if column and column not in dataset.column_names:
