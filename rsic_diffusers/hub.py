@@ -4,7 +4,6 @@ A *full* repo holds every component. A *thin* one holds the codec and the schedu
 base checkpoint (`_base_model_name_or_path`) that the rest comes from. `base_model=` puts another base in its place.
 """
 
-import inspect
 from pathlib import Path
 
 import diffusers
@@ -13,7 +12,10 @@ from diffusers import AutoModel, DiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
+from .schedulers.scheduling_guided_self_recurrent_ddim import (
+    GuidedSelfRecurrentDDIMScheduler,
+    adopt_noise_schedule,
+)
 
 
 # Lets diffusers' loader and `save_pretrained` name our classes as ["rsic_diffusers", "HSVLC"].
@@ -57,7 +59,8 @@ def load_base(base_model, names, dtype=None, **kwargs) -> tuple[dict, dict | Non
     Args:
         base_model: A diffusers folder, a Hub id, or a single `.safetensors` or `.ckpt` file in the CompVis layout (a
             path or a URL).
-        names (`list[str]`): Of vae, unet, text_encoder, tokenizer, scheduler; only these are downloaded and loaded.
+        names (`list[str]`): Of vae, unet, text_encoder, tokenizer, scheduler; only these are downloaded and loaded
+            (of a single file, everything).
         kwargs: Of `HUB_ARGUMENTS` and `WEIGHT_ARGUMENTS`; for a single file also `config`, a folder or Hub id with the
             configs that the file lacks (default: diffusers guesses).
 
@@ -96,27 +99,6 @@ def load_base(base_model, names, dtype=None, **kwargs) -> tuple[dict, dict | Non
     return components, GuidedSelfRecurrentDDIMScheduler.load_config(base_model, subfolder="scheduler", **hub)
 
 
-def adopt_noise_schedule(scheduler, base_config) -> GuidedSelfRecurrentDDIMScheduler:
-    """Our sampling settings over the noise schedule and prediction type of a base checkpoint's scheduler.
-
-    Args:
-        scheduler ([`GuidedSelfRecurrentDDIMScheduler`], *optional*): Whose settings are kept; None: the paper's.
-        base_config (`dict`): Config of any diffusers scheduler.
-    """
-    own = dict(scheduler.config) if scheduler is not None else {}
-    # Read out one by one: a config marks which values were its class's defaults, and `from_config` would leave those
-    # to our own class's, which are others.
-    schedule = {name: base_config[name] for name in NOISE_SCHEDULE if name in base_config}
-    names = inspect.signature(GuidedSelfRecurrentDDIMScheduler.__init__).parameters
-    return GuidedSelfRecurrentDDIMScheduler(**{k: v for k, v in {**own, **schedule}.items() if k in names})
-
-
-NOISE_SCHEDULE = (
-    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one",
-    "steps_offset", "prediction_type", "timestep_spacing", "rescale_betas_zero_snr",
-)  # fmt: skip
-
-
 class FromPretrainedMixin:
     """`from_pretrained` that also knows the embedded models by name, thin repos, and `base_model`."""
 
@@ -131,10 +113,6 @@ class FromPretrainedMixin:
     @classmethod
     def _get_compatibles(cls):
         return [_RepoContents]
-
-    @classmethod
-    def _component_names(cls) -> list[str]:
-        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=DEFAULT_MODEL, base_model=None, **kwargs):
@@ -169,9 +147,9 @@ class FromPretrainedMixin:
             if kwargs.get("device_map") is not None:
                 raise ValueError("device_map does not reach a base model; load without it, then use .to(device).")
             shared = [*BASE_CLASSES, "scheduler"]
-            names = [name for name in cls._component_names() if name in shared and name not in kwargs]
-            config = {"config": kwargs.pop("config")} if "config" in kwargs else {}
-            base, base_config = load_base(base_model, names, **{**kwargs, **config, "dtype": dtype})
+            names = [name for name in cls._get_signature_keys(cls)[0] if name in shared and name not in kwargs]
+            base, base_config = load_base(base_model, names, **{**kwargs, "dtype": dtype})
+            kwargs.pop("config", None)
             kwargs.update(base)
         pipeline = super().from_pretrained(model, **kwargs)
         scheduler = pipeline.components.get("scheduler")
@@ -191,7 +169,8 @@ class FromPretrainedMixin:
     def download(cls, pretrained_model_name, **kwargs):
         """Fetch only what this pipeline is made of (and was not given by name): no UNet for the encoder."""
         # diffusers fetches every folder that the index names, but for components that the caller passes.
-        others = {name: None for name in _RepoContents._component_names() if name not in cls._component_names()}
+        own = cls._get_signature_keys(cls)[0]
+        others = {name: None for name in cls._get_signature_keys(_RepoContents)[0] if name not in own}
         return _RepoContents.download(pretrained_model_name, **others, **kwargs)
 
 
@@ -200,5 +179,3 @@ class _RepoContents(DiffusionPipeline):
 
     def __init__(self, vae, hsvlc, unet, text_encoder, tokenizer, scheduler, referring_model, captioner):
         super().__init__()
-
-    _component_names = FromPretrainedMixin.__dict__["_component_names"]

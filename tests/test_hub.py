@@ -13,7 +13,8 @@ from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNe
 from hub_server import HubServer
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
-from rsic_diffusers.hub import adopt_noise_schedule, resolve_model
+from rsic_diffusers.hub import resolve_model
+from rsic_diffusers.schedulers.scheduling_guided_self_recurrent_ddim import adopt_noise_schedule
 
 
 FULL = Path(resolve_model("rsic-tiny"))
@@ -120,9 +121,17 @@ def test_a_base_in_place_of_the_repos_own_is_all_that_is_fetched(hub, run_python
     assert folders(hub.fetched, "org/base") == {"unet", "text_encoder", "scheduler", "vae", "tokenizer"}
 
 
-def test_the_generic_pipeline_class_gives_the_decoder(hub, run_python, tmp_path):
+def test_the_generic_pipeline_class_gives_a_decoder_that_decodes(hub, encoder, small_photo, run_python, tmp_path):
+    encoder(small_photo, weight=0.5).save(tmp_path / "photo.rsic")
     code = LOAD.format(imports="diffusers, rsic_diffusers", cls="DiffusionPipeline", arguments='"org/full"')
-    assert "RSICDecoderPipeline" in run_python(code, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "cache"))
+    code += 'print(pipeline("photo.rsic").images[0].size)'
+    printed = run_python(code, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "cache"))
+    assert "RSICDecoderPipeline" in printed and str(small_photo.size) in printed
+
+
+def test_a_component_by_name_takes_the_place_of_the_repos(swapped):
+    pipeline = RSICDecoderPipeline.from_pretrained(unet=swapped.unet)
+    assert pipeline.unet is swapped.unet and pipeline.scheduler.config.prediction_type == "epsilon"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline
-from rsic_diffusers.hub import adopt_noise_schedule
+from rsic_diffusers.schedulers.scheduling_guided_self_recurrent_ddim import adopt_noise_schedule
 
 
 def parse_args():

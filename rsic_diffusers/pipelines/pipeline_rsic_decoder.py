@@ -13,9 +13,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..bitstream import Bitstream, BitstreamError
-from ..hub import FromPretrainedMixin, adopt_noise_schedule
+from ..hub import FromPretrainedMixin
 from ..models.hsvlc import CELL, HSVLC
-from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
+from ..schedulers.scheduling_guided_self_recurrent_ddim import (
+    GuidedSelfRecurrentDDIMScheduler,
+    adopt_noise_schedule,
+)
 from .base_model import check_latent_space, check_stable_diffusion_1
 from .latents import decode_latents
 from .pipeline_output import RSICDecoderOutput
@@ -94,7 +97,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
                 schedule of the pipeline's scheduler.
             kwargs: Components to take in place of the pipeline's.
         """
-        own = {name: pipeline.components.get(name) for name in cls._component_names()}
+        own = {name: pipeline.components.get(name) for name in cls._get_signature_keys(cls)[0]}
         own |= {name: component for name, component in {"hsvlc": hsvlc, **kwargs}.items() if component is not None}
         if scheduler is None and not isinstance(own["scheduler"], GuidedSelfRecurrentDDIMScheduler):
             scheduler = adopt_noise_schedule(None, own["scheduler"].config)
@@ -116,7 +119,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         if not isinstance(recurrences, int) or recurrences < 1:
             raise ValueError(f"num_recurrence_steps must be a whole number from 1 up, got {recurrences!r}.")
         strength = settings["strength"]
-        if strength is not None and not 0 <= strength <= 1:
+        if strength is not None and not (isinstance(strength, (int, float)) and 0 <= strength <= 1):
             raise ValueError(f"strength must be a number between 0 and 1, or None, got {strength!r}.")
         if strength is not None and settings["guidance_target"] == "noisy":
             raise ValueError(

@@ -15,6 +15,12 @@ from diffusers.utils.torch_utils import randn_tensor
 # other size, the same gamma would pull harder on small pictures and weaker on large ones.
 PAPER_ELEMENTS = 4 * 64 * 64
 
+# What makes the noise levels that a checkpoint was trained with, and what its output means.
+NOISE_SCHEDULE = (
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one",
+    "steps_offset", "prediction_type", "timestep_spacing", "rescale_betas_zero_snr",
+)  # fmt: skip
+
 
 @dataclass
 class GuidedSelfRecurrentDDIMSchedulerOutput(BaseOutput):
@@ -233,6 +239,22 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
+
+
+def adopt_noise_schedule(
+    scheduler: GuidedSelfRecurrentDDIMScheduler | None, base_config: dict
+) -> GuidedSelfRecurrentDDIMScheduler:
+    """Our sampling settings over the noise schedule and prediction type of a base checkpoint's scheduler.
+
+    Args:
+        scheduler ([`GuidedSelfRecurrentDDIMScheduler`], *optional*): Whose settings are kept; None: the paper's.
+        base_config (`dict`): Config of any diffusers scheduler.
+    """
+    own = dict(scheduler.config) if scheduler is not None else {}
+    schedule = {name: base_config[name] for name in NOISE_SCHEDULE if name in base_config}
+    # A config marks which values were its class's defaults, and `from_config` would leave those to our own class's,
+    # which are others; hence no such marks.
+    return GuidedSelfRecurrentDDIMScheduler.from_config({**own, **schedule, "_use_default_values": []})
 
 
 def guidance_gradient(codec: Callable, sample: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

@@ -44,7 +44,7 @@ def main():
             "weight_map": np.round(weight_map.values * 255).astype(int).tolist(),
             "symbols": [scale.flatten().tolist() for scale in hsvlc.decode_symbols(codes, values, shape)],
         }
-    (FOLDER / "symbols.json").write_text(json.dumps(symbols, ensure_ascii=False, indent=None) + "\n")
+    (FOLDER / "symbols.json").write_text(json.dumps(symbols, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
