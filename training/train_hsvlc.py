@@ -18,17 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import make_image_grid
 from huggingface_hub import create_repo, upload_folder
 from latents import load_latents
 from loop import add_training_arguments, make_accelerator, train
 from photos import dataset_photos, list_photos, random_crop
-from PIL import Image
 from weight_maps import random_weight_map
 
 from rsic_diffusers.models.hsvlc import CELL, HSVLC
 from rsic_diffusers.pipelines.latents import decode_latents
+from rsic_diffusers.referring.demands import LAMBDA_GROWTH
 
 
 VALIDATION_STEPS = 7  # M = 0, 1/7, ..., 1
@@ -100,7 +101,9 @@ def rate_distortion_loss(hsvlc, latents, weight_map, rate_lambda, finest):
     output = hsvlc(latents, weight_map, finest=finest)
     positions = latents.shape[-2] * latents.shape[-1]
     rate = sum(bits.sum(dim=(1, 2, 3)) for bits in output.bits) / positions
-    weight = (rate_lambda * torch.exp(7 * weight_map)).repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
+    weight = (
+        (rate_lambda * torch.exp(LAMBDA_GROWTH * weight_map)).repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
+    )
     error = (output.sample.float() - latents).square()
     distortion = (weight * error).mean(dim=(1, 2, 3))
     # lambda spans three orders of magnitude; without this, only high rates would be trained. The optimum of each
@@ -138,19 +141,17 @@ def measure(hsvlc, latents):
 @torch.no_grad()
 def save_pictures(hsvlc, vae, latents, path):
     """One row for each of four photos: the VAE's picture of z0, then of z0_hat at M = 1, 5/7 and 2/7."""
-    sheet = []
+    processor, pictures = VaeImageProcessor(), []
     for tensor, _ in latents[:4]:
         tensor = tensor[None, :, :48, :48].to(hsvlc.device, torch.float32)
         columns = [tensor]
         for weight in (1, 5 / 7, 2 / 7):
             weight_map = torch.full((1, 1, *(-(-side // CELL) for side in tensor.shape[-2:])), weight)
             columns.append(hsvlc(tensor, weight_map.to(tensor)).sample)
-        pictures = decode_latents(vae, torch.cat(columns), (384, 384)).clamp(-1, 1).cpu()
-        pictures = F.pad(pictures, (0, 384 - pictures.shape[-1], 0, 384 - pictures.shape[-2]))
-        sheet.append(torch.cat(list(pictures), dim=-1))
-    sheet = ((torch.cat(sheet, dim=-2) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        row = processor.postprocess(decode_latents(vae, torch.cat(columns), (384, 384)))
+        pictures += [picture.crop((0, 0, 384, 384)) for picture in row]
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(sheet).save(path)
+    make_image_grid(pictures, rows=len(pictures) // 4, cols=4).save(path)
 
 
 def make_codec(args, vae):

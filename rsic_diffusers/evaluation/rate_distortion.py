@@ -25,6 +25,7 @@ import matplotlib
 import numpy as np
 import torch
 from diffusers import AutoModel
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from tqdm import tqdm
@@ -91,8 +92,8 @@ def inside(box, shape) -> np.ndarray:
 
 
 @torch.no_grad()
-def measure(codec: HSVLC, latents, weight_map, box) -> dict:
-    """Bits by part and latent errors of one coding, and the decoded latents."""
+def measure(codec: HSVLC, latents, weight_map, box) -> tuple[dict, torch.Tensor]:
+    """Bits by part and latent errors of one coding; and the decoded latents."""
     values = torch.from_numpy(weight_map.values)[None, None]
     shape = latents.shape[-2:]
     data, bits = codec.compress(latents, values, return_bits=True)
@@ -109,11 +110,11 @@ def measure(codec: HSVLC, latents, weight_map, box) -> dict:
 
 def measure_all(codecs, vae, args) -> list[dict]:
     rows = []
+    processor = VaeImageProcessor(do_resize=False)
     photos = list(load_photos(args.photos, args.limit))
     for name, image, box in tqdm(photos, desc="Photos"):
-        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
-            latents = encode_image(vae, pixels.to(args.device))
+            latents = encode_image(vae, processor.preprocess(image).to(args.device))
         size = (image.height, image.width)
         maps = [("constant", k, make_weight_map(*size, weight=k / STEPS)) for k in range(STEPS + 1)]
         if box:
@@ -125,8 +126,7 @@ def measure_all(codecs, vae, args) -> list[dict]:
                     row["bpp" if part == "bits" else part] = row.pop(part) / (size[0] * size[1])
                 if not args.no_psnr:
                     with torch.no_grad():
-                        picture = decode_latents(vae, decoded, size)[0].clamp(-1, 1)
-                    picture = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+                        picture = processor.postprocess(decode_latents(vae, decoded, size))[0]
                     row["psnr"] = psnr(picture, image)
                     row["psnr inside"] = psnr(picture, image, box) if kind == "referring" else np.nan
                 rows.append({"photo": name, "codec": codec_name, "maps": kind, "k": k, **row})
@@ -137,7 +137,7 @@ def mean_curve(rows, codec, kind) -> dict[str, np.ndarray]:
     """Each figure as an array over k, averaged over the photos."""
     rows = [row for row in rows if row["codec"] == codec and row["maps"] == kind]
     steps = sorted({row["k"] for row in rows})
-    figures = [key for key in rows[0] if key not in ("photo", "codec", "maps")] if rows else []
+    figures = [key for key in rows[0] if key not in ("photo", "codec", "maps")]
     return {figure: np.array([np.mean([r[figure] for r in rows if r["k"] == k]) for k in steps]) for figure in figures}
 
 

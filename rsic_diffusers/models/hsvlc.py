@@ -58,9 +58,9 @@ class HSVLC(ModelMixin, ConfigMixin):
         hidden_channels (`tuple[int]`): Widths of the transforms at 1/2, 1/4, 1/8 and 1/16 of the latents' size.
         code_channels (`tuple[int]`): Channels of f_0 (1/16, coarsest) to f_3 (1/2, finest).
         gates (`tuple[float]`): f_i is coded where M >= gates[i]. The first design had (0, 1/2, 3/4, 7/8). With
-            lambda(M) as it is, f_3 is worth most of the bits long before M = 7/8, so at that gate the rate leapt from
-            0.010 to 0.04 bpp, and no constant M gave a size between (rsic-tiny). These gates open where a scale is
-            still worth next to nothing, and the rate goes up without a leap.
+            lambda(M) as it is, f_3 is worth most of the bits long before M = 7/8, so the rate went from 0.010 bpp at
+            M = 3/4 to 0.070 at M = 1 with a leap between, inside which no constant M gave a size (rsic-tiny). These
+            gates open where a scale is still worth little, and the rate goes up without a leap.
         prior_channels (`int`): Width of the prior networks.
         num_scales, scale_min, scale_max: The ladder of Gaussian scales, in symbols.
         scaling_factor (`float`, *optional*): `scaling_factor` of the VAE whose latents the codec was trained on.
@@ -103,9 +103,9 @@ class HSVLC(ModelMixin, ConfigMixin):
             for width, channels in zip(widths, code_channels)
         )
         # Codes are quantised to whole numbers, so how finely is a matter of their size. At high rates the best step is
-        # proportional to 1 / sqrt(lambda), and lambda(M) = c exp(7 M): a gain of exp(3.5 (M - 1)). Started so, the
-        # coarse codes, which are all there is at low M, round to zero and are never learnt; hence slopes from none
-        # (coarsest) to nearly that (finest), about what training ends with.
+        # proportional to 1 / sqrt(lambda), and lambda(M) = c exp(7 M): a gain of exp(3.5 (M - 1)). The coarse
+        # codes, which are all there is at low M, would then round to zero; trained, rsic-tiny's slopes were 0.1, 0.2,
+        # 1.1 and 2.9. So they start from none (coarsest) to nearly that (finest).
         self.gain = nn.ParameterList(nn.Parameter(torch.full((code_channels[i], 1, 1), float(i))) for i in self.scales)
         self.start = nn.Parameter(torch.zeros(1, widths[0], 1, 1))
         self.up = nn.ModuleList(UpBlock(c_in, c_out) for c_in, c_out in zip(widths, (*widths[1:], 32)))
