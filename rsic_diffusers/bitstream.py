@@ -2,9 +2,10 @@
 
     offset  size  content
     0       2     magic, "RS"
-    2       1     version (high four bits), L - 1 (low three bits; L = 1 is global mode)
+    2       1     version (high four bits), bit 3 if coded at a reduced size, L - 1 (three bits; L = 1: global mode)
     3       2     fingerprint of the HSVLC that wrote the codes
-    5       2-4   width and height in pixels, varints
+    5       2-4   width and height in pixels, varints; of a picture coded at a reduced size 14 bits each, and above
+                  them 4 bits, long side of the coded picture / 128 - 1
             1-2   caption: varint of length x 4 + codec
             n     caption payload (`description/text_coding.py`)
             n     map (`referring/map_coding.py`)
@@ -30,7 +31,10 @@ MAGIC = b"RS"
 VERSION = 1
 MIN_SIDE = 64
 MAX_SIDE = 16383  # two bytes as a varint
-MAX_PIXELS = 1 << 22  # bounds what a hostile file can make a decoder do
+MAX_PIXELS = 1 << 22  # of the coded picture: bounds what a hostile file can make a decoder do
+MAX_RETURNED_PIXELS = 1 << 26  # of a picture that was coded at a reduced size
+SIDE_STEP = 128  # reduced sizes have a long side of 128, 256, ... 2048 pixels
+MAX_CODED_SIDE = 16 * SIDE_STEP
 CHECKSUM_BYTES = 3
 
 
@@ -43,11 +47,14 @@ class Bitstream:
     """What a `.rsic` file holds.
 
     Args:
-        width, height (`int`): Size of the picture in pixels, 64 to 16383, with at most 2^22 pixels in all.
+        width, height (`int`): Size of the picture in pixels, 64 to 16383, with at most 2^22 pixels in all (2^26 if
+            `coded_side` is given).
         weight_map (`WeightMap`): M; its `mode` is the file's.
         caption (`str`): May be empty.
         codes (`bytes`): HSVLC's stream.
         fingerprint (`bytes`): `HSVLC.fingerprint` of the codec that wrote it.
+        coded_side (`int`, *optional*): Long side of the picture that was coded, a multiple of 128 up to 2048, if it
+            was made smaller first; see `coded_size`.
         caption_codec (`str`): How the caption is to be written, see `encode_caption`.
         caption_payload (`tuple[int, bytes]`, *optional*): How it is written, in a file that was read: another version
             of the compression library could write it otherwise.
@@ -59,22 +66,33 @@ class Bitstream:
     caption: str
     codes: bytes
     fingerprint: bytes
+    coded_side: int | None = None
     caption_codec: str = "auto"
     caption_payload: tuple[int, bytes] | None = None
+
+    @property
+    def coded_size(self) -> tuple[int, int]:
+        """Height and width of the picture that was coded."""
+        return reduced_size(self.height, self.width, self.coded_side)
 
     def sections(self) -> dict[str, bytes]:
         """The bytes by part; joined, and followed by the checksum, they are the file."""
         codec, caption = self.caption_payload or encode_caption(self.caption, self.caption_codec)
         return {
             "header": MAGIC
-            + bytes([VERSION << 4 | self.weight_map.levels - 1])
+            + bytes([VERSION << 4 | (self.coded_side is not None) << 3 | self.weight_map.levels - 1])
             + self.fingerprint
-            + _varint(self.width)
-            + _varint(self.height),
+            + self._size_field(),
             "caption": _varint(len(caption) << 2 | codec) + caption,
             "map": encode_map(self.weight_map),
             "codes": self.codes,
         }
+
+    def _size_field(self) -> bytes:
+        if self.coded_side is None:
+            return _varint(self.width) + _varint(self.height)
+        field = self.width | self.height << 14 | (self.coded_side // SIDE_STEP - 1) << 28
+        return field.to_bytes(4, "little")
 
     def to_bytes(self) -> bytes:
         body = b"".join(self.sections().values())
@@ -108,28 +126,37 @@ class Bitstream:
             raise BitstreamError(f"The checksum of the {len(data)} bytes is wrong: the file is damaged or cut short.")
 
         # From here on only a file that somebody made wrong on purpose can fail.
-        if data[2] & 0b1000:
-            raise BitstreamError("Byte 2 has a reserved bit set.")
         levels = (data[2] & 0b111) + 1
         reader = _Reader(body, offset=3)
         fingerprint = reader.take(2, "fingerprint")
-        width, height = reader.varint("width"), reader.varint("height")
-        if not (MIN_SIDE <= min(width, height) and max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS):
+        if data[2] & 0b1000:
+            field = int.from_bytes(reader.take(4, "size"), "little")
+            width, height, coded_side = field & MAX_SIDE, field >> 14 & MAX_SIDE, SIDE_STEP * ((field >> 28) + 1)
+        else:
+            width, height, coded_side = reader.varint("width"), reader.varint("height"), None
+        limit = MAX_PIXELS if coded_side is None else MAX_RETURNED_PIXELS
+        if not (MIN_SIDE <= min(width, height) and max(width, height) <= MAX_SIDE and width * height <= limit):
             raise BitstreamError(
                 f"The file says that the picture has {width} x {height} pixels; sides go from {MIN_SIDE} to "
-                f"{MAX_SIDE}, with at most {MAX_PIXELS} pixels in all."
+                f"{MAX_SIDE}, with at most {limit} pixels in all."
             )
+        if coded_side is not None and coded_side >= max(width, height):
+            raise BitstreamError(
+                f"The file says that a picture of {width} x {height} pixels was reduced to {coded_side}, which is no "
+                "reduction."
+            )
+        coded_height, coded_width = reduced_size(height, width, coded_side)
         length_and_codec = reader.varint("caption length")
         payload = reader.take(length_and_codec >> 2, "caption")
         start = reader.offset
         try:
             caption = decode_caption(length_and_codec & 3, payload)
-            weight_map, map_bytes = decode_map(body[start:], levels, *grid_size(height, width))
+            weight_map, map_bytes = decode_map(body[start:], levels, *grid_size(coded_height, coded_width))
         except ValueError as error:
             raise BitstreamError(f"Near byte {start}: {error}.") from None
         codes = body[start + map_bytes :]
         # An encoder that escapes every symbol would stay below a byte for each pixel.
-        if len(codes) < 8 or len(codes) % 4 or len(codes) > width * height:
+        if len(codes) < 8 or len(codes) % 4 or len(codes) > coded_width * coded_height:
             raise BitstreamError(f"At byte {start + map_bytes}: {len(codes)} bytes of codes are no rANS stream.")
         codec = length_and_codec & 3
         return cls(
@@ -139,6 +166,7 @@ class Bitstream:
             caption,
             codes,
             fingerprint,
+            coded_side,
             CAPTION_CODECS[codec],
             caption_payload=(codec, payload),
         )
@@ -149,6 +177,17 @@ class Bitstream:
         if not isinstance(source, (bytes, bytearray, memoryview)):
             source = Path(source).read_bytes()
         return cls.from_bytes(bytes(source))
+
+
+def reduced_size(height: int, width: int, long_side: int | None) -> tuple[int, int]:
+    """Height and width with a long side of `long_side` (None: as they are), the other in proportion and at least 64.
+
+    In whole numbers, so that encoder and decoder agree everywhere.
+    """
+    if long_side is None:
+        return height, width
+    longer = max(height, width)
+    return tuple(max(MIN_SIDE, (2 * side * long_side + longer) // (2 * longer)) for side in (height, width))
 
 
 def write_file(path, data: bytes) -> None:

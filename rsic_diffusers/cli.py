@@ -67,6 +67,13 @@ def build_parser() -> argparse.ArgumentParser:
     encode.add_argument("--weight", type=float, default=1.0, help="fidelity there (or everywhere), 0 to 1 (1)")
     encode.add_argument("--background", type=float, default=0.0, help="fidelity elsewhere, 0 to 1 (0)")
     encode.add_argument("--levels", type=int, default=8, help="levels of the map, 2 to 8 (8)")
+    encode.add_argument(
+        "--max-side",
+        type=int,
+        default=768,
+        metavar="PIXELS",
+        help="code a larger photo at this size; the decoder enlarges it again (768; 0: never)",
+    )
     encode.set_defaults(run=run_encode)
 
     decode = commands.add_parser(
@@ -77,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     decode.add_argument("--preset", help="\"paper\" is slow and exactly the paper's; default: the model's own")
     decode.add_argument("--steps", type=int, help="diffusion steps T")
     decode.add_argument("--recurrences", type=int, help="self-recurrences T_r of each step")
+    decode.add_argument("--no-upscale", action="store_true", help="leave a picture as small as it was coded")
     decode.add_argument("--seed", type=int, help="noise seed; default: from the file, so the same file, same picture")
     decode.set_defaults(run=run_decode)
 
@@ -118,6 +126,7 @@ def run_encode(args) -> None:
         weight=args.weight,
         background=args.background,
         levels=args.levels,
+        max_side=args.max_side or None,
     )
     out.save(output)
     parts = ", ".join(f"{name} {size}" for name, size in out.breakdown.items())
@@ -136,6 +145,7 @@ def run_decode(args) -> None:
         num_inference_steps=args.steps,
         num_recurrence_steps=args.recurrences,
         generator=_generator(args.seed),
+        upscale=not args.no_upscale,
     )
     picture = result.images[0]
     _save_image(picture, output)
@@ -150,13 +160,15 @@ def run_inspect(args) -> None:
     levels = "one constant" if weight_map.mode == "global" else f"{weight_map.levels} levels"
     bpp = 8 * total / (file.width * file.height)
     print(f"{args.file}: {file.width} x {file.height} pixels, {total} bytes, {bpp:.4f} bpp")
+    if file.coded_side:
+        print("coded    at {1} x {0} pixels, which decoding enlarges".format(*file.coded_size))
     print(f"codec    {file.fingerprint.hex()}")
     print(f"mode     {weight_map.mode} ({levels})")
     print(f"caption  {file.caption!r} ({file.caption_codec})")
     print("bytes")
     for name, size in breakdown.items():
         print(f"  {name:8s} {size:6d}  {100 * size / total:5.1f} %")
-    print("map      (0 to 9: fidelity; one character pair for each 64 x 64 pixels)")
+    print("map      (0 to 9: fidelity; one character pair for each 64 x 64 coded pixels)")
     for row in weight_map.values:
         print("  " + "".join(2 * str(round(9 * float(value))) for value in row))
     if args.map:
@@ -165,7 +177,7 @@ def run_inspect(args) -> None:
         output = Path(args.map)
         _check_output(output, args.file)
         _check_picture_name(output)
-        _save_image(map_image(weight_map.values, (file.width, file.height)), output)
+        _save_image(map_image(file), output)
         print(f"map saved to {output}")
 
 

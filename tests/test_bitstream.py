@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from rsic_diffusers.bitstream import Bitstream, BitstreamError, write_file
+from rsic_diffusers.bitstream import Bitstream, BitstreamError, reduced_size, write_file
 from rsic_diffusers.referring.weight_map import WeightMap
 
 
@@ -34,6 +34,28 @@ def test_round_trip(levels, caption):
     assert sum(file.breakdown().values()) == len(data)
 
 
+def make_reduced(width=4000, height=3000, coded_side=768):
+    rows, columns = (-(-side // 64) for side in reduced_size(height, width, coded_side))
+    weight_map = WeightMap(np.ones((rows, columns), np.uint8), 8)
+    return Bitstream(width, height, weight_map, "a harbour", bytes(200), b"\x12\x34", coded_side)
+
+
+def test_a_reduced_picture_keeps_both_sizes():
+    for size in ((4000, 3000, 768), (3000, 4000, 512), (16383, 64, 2048), (129, 128, 128), (8192, 8192, 1024)):
+        file = make_reduced(*size)
+        again = Bitstream.from_bytes(file.to_bytes())
+        assert (again.width, again.height, again.coded_side) == size and file.breakdown()["header"] == 12
+    assert make_reduced().coded_size == (576, 768)
+    assert make_reduced(16383, 64, 2048).coded_size == (64, 2048)  # no side below 64
+
+
+def test_impossible_reductions_are_refused():
+    with pytest.raises(BitstreamError, match="no reduction"):
+        Bitstream.from_bytes(make_reduced(768, 576, 768).to_bytes())
+    with pytest.raises(BitstreamError, match="16383 x 16383"):
+        Bitstream.from_bytes(make_reduced(16383, 16383, 768).to_bytes())
+
+
 def test_header_with_checksum_costs_at_most_12_bytes():
     assert make().breakdown()["header"] == 12
     # What is not header is caption, map and codes, each with its own length where it needs one.
@@ -49,7 +71,7 @@ def test_zlib_captions_stay_readable():
 
 def damaged_files(number):
     rng = random.Random(0)
-    originals = [make(levels).to_bytes() for levels in range(1, 9)]
+    originals = [make(levels).to_bytes() for levels in range(1, 9)] + [make_reduced().to_bytes()]
     for i in range(number):
         data = bytearray(rng.choice(originals))
         kind = i % 5

@@ -30,7 +30,7 @@ def test_golden_files_hold_what_they_held(golden_codec, name):
     np.testing.assert_array_equal(np.round(file.weight_map.values * 255), expected["weight_map"])
     assert file.fingerprint == golden_codec.fingerprint
     values = torch.from_numpy(file.weight_map.values)[None, None]
-    symbols = golden_codec.decode_symbols(file.codes, values, (-(-file.height // 8), -(-file.width // 8)))
+    symbols = golden_codec.decode_symbols(file.codes, values, tuple(-(-side // 8) for side in file.coded_size))
     assert [scale.flatten().tolist() for scale in symbols] == expected["symbols"]
 
 

@@ -161,6 +161,32 @@ def test_sizes_from_64_up(encoder, decoder, photo, size):
     assert decoded.size == size and psnr(decoded, image) > psnr(grey_like(image), image) + 1.5
 
 
+def test_a_large_photo_is_coded_smaller_and_returned_at_its_size(encoder, decoder, photo):
+    """512 x 600, coded at 437 x 512, against the same done by hand with Pillow."""
+    box, small = (150, 40, 370, 310), photo.resize((437, 512), Image.Resampling.BICUBIC)
+    out = encoder(photo, box=box, background=0.6, max_side=599)
+    file = Bitstream.from_bytes(out.bitstream)
+    assert (file.width, file.height, file.coded_size) == (512, 600, (512, 437))
+    assert out.bpp == 8 * len(out.bitstream) / (512 * 600) and out.breakdown["header"] == 12
+    by_hand = encoder(small, box=[side * 437 / 512 for side in box], background=0.6)
+    np.testing.assert_array_equal(out.weight_map, by_hand.weight_map)
+    mask = np.zeros((600, 512))
+    mask[40:310, 150:370] = 1
+    np.testing.assert_array_equal(encoder(photo, mask=mask, background=0.6, max_side=512).weight_map, out.weight_map)
+    assert abs(len(out.bitstream) - len(by_hand.bitstream)) <= 0.03 * len(by_hand.bitstream)
+
+    seed = {"num_inference_steps": 0}
+    as_coded = decoder(out.bitstream, **seed, upscale=False).images[0]
+    assert psnr(as_coded, decoder(by_hand.bitstream, **seed).images[0]) > 30
+    picture = decoder(out.bitstream, **seed).images[0]
+    enlarged = as_coded.resize(photo.size, Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(picture, int) - np.asarray(enlarged, int)).max() <= 2
+    assert decoder(out.bitstream, **seed, output_type="latent").images.shape == (1, 4, 64, 55)
+    # Small enough, or told to leave it: nothing is done.
+    assert Bitstream.from_bytes(encoder(photo, max_side=600).bitstream).coded_side is None
+    assert Bitstream.from_bytes(encoder(photo, max_side=None).bitstream).coded_side is None
+
+
 def test_damaged_and_foreign_files_are_refused(decoder, encoded):
     data = bytearray(encoded.bitstream)
     data[40] ^= 1
@@ -201,6 +227,10 @@ def test_bad_input_is_named(encoder, decoder, small_photo, encoded, tmp_path):
         encoder(small_photo, caption="zebra " * 100)
     with pytest.raises(ValueError, match="NaN"):
         encoder(np.full((64, 64, 3), np.nan, np.float32))
+    with pytest.raises(ValueError, match="max_side"):
+        encoder(small_photo, max_side=100)
+    with pytest.raises(ValueError, match="Give a max_side"):
+        encoder(Image.new("RGB", (3000, 2000)), max_side=None)
     with pytest.raises(ValueError, match="divide by 255"):
         encoder(np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="list of 2"):

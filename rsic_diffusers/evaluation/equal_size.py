@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from ..pipelines.latents import encode_image
+from ..bitstream import Bitstream
+from ..pipelines.latents import encode_image, resize
 from ..referring.weight_map import CONSTANT_STEPS, WeightMap
 
 
@@ -24,15 +25,17 @@ def global_at_equal_size(encoder, image, num_bytes, caption=None):
     Returns:
         [`RSICEncoderOutput`]
     """
-    tensor = encoder.image_processor.preprocess(image).to(encoder._execution_device, encoder.vae.dtype)
-    latents = encode_image(encoder.vae, tensor).to(encoder.hsvlc.dtype)
     smallest = encoder(image, caption=caption, weight=0.0, mode="global")
+    coded_size = Bitstream.from_bytes(smallest.bitstream).coded_size
+    tensor = resize(encoder.image_processor.preprocess(image), coded_size)
+    latents = encode_image(encoder.vae, tensor.to(encoder._execution_device, encoder.vae.dtype))
+    latents = latents.to(encoder.hsvlc.dtype)
     others = len(smallest.bitstream) - sum(smallest.breakdown[name] for name in ("f0", "f1", "f2", "f3"))
     tried = {}
 
     def size(step):
         if step not in tried:
-            values = WeightMap.constant(step / CONSTANT_STEPS, image.height, image.width).values
+            values = WeightMap.constant(step / CONSTANT_STEPS, *coded_size).values
             tried[step] = others + len(encoder.hsvlc.compress(latents, torch.from_numpy(values)[None, None]))
         return tried[step]
 

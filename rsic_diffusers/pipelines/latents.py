@@ -1,4 +1,4 @@
-"""Between pictures and Stable Diffusion latents, for every VAE that diffusers has for them."""
+"""Between pictures and Stable Diffusion latents, for every VAE that diffusers has for them; and between sizes."""
 
 import torch
 import torch.nn.functional as F
@@ -25,3 +25,10 @@ def decode_latents(vae, latents: torch.Tensor, size: tuple[int, int]) -> torch.T
     """The picture of z0, values in about [-1, 1], cropped to `size` (height, width)."""
     image = vae.decode(latents / vae.config.scaling_factor).sample
     return image[..., : size[0], : size[1]]
+
+
+def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bicubic, smoothed where it gets smaller: (B, 3, H, W) with values in [-1, 1] to `size` (height, width)."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return F.interpolate(image.float().clamp(-1, 1), size=tuple(size), mode="bicubic", antialias=True).clamp(-1, 1)

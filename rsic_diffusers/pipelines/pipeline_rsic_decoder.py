@@ -20,7 +20,7 @@ from ..schedulers.scheduling_guided_self_recurrent_ddim import (
     adopt_noise_schedule,
 )
 from .base_model import check_latent_space, check_stable_diffusion_1
-from .latents import decode_latents
+from .latents import decode_latents, resize
 from .pipeline_output import RSICDecoderOutput
 
 
@@ -107,7 +107,9 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             raise ValueError(f"{type(pipeline).__name__} has no {', '.join(missing)}; give them by name.")
         return cls(**own)
 
-    def check_inputs(self, files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator):
+    def check_inputs(
+        self, files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale
+    ):
         if preset is not None and preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
         if output_type not in ("pil", "np", "pt", "latent"):
@@ -137,7 +139,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             )
         if not files:
             raise ValueError("There is nothing to decode: the list is empty.")
-        if len({(file.width, file.height) for file in files}) > 1:
+        if len({file.coded_size if not upscale else (file.coded_size, file.width, file.height) for file in files}) > 1:
             raise ValueError("Files decoded together must hold pictures of one size; decode these one after another.")
         for file in files:
             if file.fingerprint != self.hsvlc.fingerprint:
@@ -174,6 +176,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         strength: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
+        upscale: bool = True,
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
@@ -196,6 +199,8 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             generator (`torch.Generator`, *optional*): Default: seeded by the file, so that the same file gives the
                 same picture.
             output_type (`str`): "pil", "np", "pt" or "latent".
+            upscale (`bool`): Enlarge a picture that was coded at a reduced size to that of the photo (by plain bicubic
+                interpolation); False returns it as coded.
             callback_on_step_end (`Callable`, *optional*): Called as `f(pipeline, step, timestep, {"latents": ...})`
                 after each denoising step; may return changed latents.
 
@@ -222,7 +227,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         for name, value in settings.items():
             if value is None:
                 settings[name] = PRESETS.get(preset, {}).get(name, self.scheduler.config[name])
-        self.check_inputs(files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator)
+        self.check_inputs(files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale)
         device = self._execution_device
         num_inference_steps, num_recurrence_steps = settings["num_inference_steps"], settings["num_recurrence_steps"]
         if generator is None:
@@ -230,7 +235,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             generator = [torch.Generator("cpu").manual_seed(zlib.crc32(file.to_bytes())) for file in files]
 
         # 2. Codes to latents, z_hat_0, and M at two resolutions
-        size = (files[0].height, files[0].width)
+        size = files[0].coded_size
         shape = tuple(-(-side // 8) for side in size)
         weight_map = torch.from_numpy(np.stack([file.weight_map.values for file in files]))[:, None]
         self.hsvlc.require_tables()
@@ -323,6 +328,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             images = latents
         else:
             images = decode_latents(self.vae, latents.to(self.vae.dtype), size)
+            images = resize(images, (files[0].height, files[0].width) if upscale else size)
             images = self.image_processor.postprocess(images.float(), output_type=output_type)
         self.maybe_free_model_hooks()
         if not return_dict:

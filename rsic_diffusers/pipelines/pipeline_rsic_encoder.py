@@ -6,12 +6,21 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 
-from ..bitstream import MAX_PIXELS, MAX_SIDE, MIN_SIDE, Bitstream
+from ..bitstream import (
+    MAX_CODED_SIDE,
+    MAX_PIXELS,
+    MAX_RETURNED_PIXELS,
+    MAX_SIDE,
+    MIN_SIDE,
+    SIDE_STEP,
+    Bitstream,
+    reduced_size,
+)
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
 from ..referring.demands import make_weight_map
 from .base_model import check_latent_space
-from .latents import encode_image
+from .latents import encode_image, resize
 from .pipeline_output import RSICEncoderOutput
 
 
@@ -55,12 +64,14 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         )
         self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
 
-    def check_inputs(self, images, captions, referring):
+    def check_inputs(self, images, captions, referring, max_side):
         if referring is not None:
             raise ValueError(
                 "referring= (a phrase) needs a referring model, which this version does not have yet; say what "
                 "matters with box=, point= or mask=."
             )
+        if max_side is not None and not (isinstance(max_side, int) and max_side >= SIDE_STEP):
+            raise ValueError(f"max_side must be a whole number from {SIDE_STEP} up, or None, got {max_side!r}.")
         for image, caption in zip(images, captions):
             if isinstance(image, PIL.Image.Image):
                 width, height = image.size
@@ -80,14 +91,23 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 raise ValueError(f"An image must be a PIL image, an array or a tensor, got {type(image).__name__}.")
             if min(width, height) < MIN_SIDE:
                 raise ValueError(f"The picture is {width} x {height} pixels; both sides must be at least {MIN_SIDE}.")
-            if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+            is_reduced = self._coded_side(height, width, max_side) is not None
+            limit = MAX_RETURNED_PIXELS if is_reduced else MAX_PIXELS
+            if max(width, height) > MAX_SIDE or width * height > limit:
                 raise ValueError(
-                    f"The picture is {width} x {height} pixels; sides go up to {MAX_SIDE} and pixels to {MAX_PIXELS}. "
-                    "Make it smaller first."
+                    f"The picture is {width} x {height} pixels; sides go up to {MAX_SIDE} and pixels to {limit}. "
+                    + ("Make it smaller first." if is_reduced else "Give a max_side (768, say) to code it smaller.")
                 )
             if not isinstance(caption, str):
                 raise ValueError(f"A caption must be a string, got {type(caption).__name__}.")
             self._check_caption(caption)
+
+    @staticmethod
+    def _coded_side(height, width, max_side) -> int | None:
+        """Long side to reduce the photo to, or None if it is small enough."""
+        if max_side is None or max(height, width) <= max_side:
+            return None
+        return min(max_side // SIDE_STEP * SIDE_STEP, MAX_CODED_SIDE)
 
     def _check_caption(self, caption):
         if self.tokenizer is None:
@@ -114,6 +134,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         background: float = 0.0,
         levels: int = 8,
         mode: str | None = None,
+        max_side: int | None = 768,
         caption_codec: str = "auto",
         return_dict: bool = True,
     ) -> RSICEncoderOutput | tuple:
@@ -132,6 +153,10 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             background (`float`): M elsewhere, in [0, 1].
             levels (`int`): L, levels of M in referring mode, 2 to 8.
             mode (`str`, *optional*): "global" or "referring"; by default referring if anything is referred to.
+            max_side (`int`, *optional*): A photo with a longer side is coded smaller, its long side at the multiple of
+                128 next below (at most 2048), and the decoder enlarges the picture again; Stable Diffusion 1.x was
+                trained on pictures of 512 pixels a side and loses the thread much above. Box, point and mask stay in
+                pixels of the photo as given, and bpp counts those. None: code it as large as it is.
             caption_codec (`str`): "auto", "zlib", "brotli" or "raw".
 
         Returns:
@@ -151,19 +176,24 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             for name, value in (("caption", caption), ("box", box), ("point", point), ("mask", mask))
         )
         captions = [one or "" for one in captions]
-        self.check_inputs(images, captions, referring)
+        self.check_inputs(images, captions, referring, max_side)
 
         # 2. Demands to weight maps
         tensors = [self.image_processor.preprocess(one) for one in images]  # (1, 3, H, W) in [-1, 1]
+        sizes = [tuple(tensor.shape[-2:]) for tensor in tensors]
+        coded_sides = [self._coded_side(*size, max_side) for size in sizes]
+        coded_sizes = [reduced_size(*size, side) for size, side in zip(sizes, coded_sides)]
+        demands = zip(boxes, points, masks)
         weight_maps = [
-            make_weight_map(*tensor.shape[-2:], one_box, one_point, one_mask, weight, background, levels, mode)
-            for tensor, one_box, one_point, one_mask in zip(tensors, boxes, points, masks)
+            make_weight_map(*size, *demand, weight, background, levels, mode, coded_size)
+            for size, coded_size, demand in zip(sizes, coded_sizes, demands)
         ]
 
         results = []
-        for tensor, one_caption, weight_map in zip(self.progress_bar(tensors), captions, weight_maps):
+        for i, one_caption in enumerate(self.progress_bar(captions)):
+            (height, width), weight_map = sizes[i], weight_maps[i]
             # 3. Photo to latents, z_0
-            vae_input = tensor.to(self._execution_device, self.vae.dtype)
+            vae_input = resize(tensors[i], coded_sizes[i]).to(self._execution_device, self.vae.dtype)
             latents = encode_image(self.vae, vae_input)  # (1, 4, ceil(H/8), ceil(W/8))
 
             # 4. Latents to codes, by M
@@ -171,9 +201,15 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             codes, bits = self.hsvlc.compress(latents.to(self.hsvlc.dtype), values, return_bits=True)
 
             # 5. All parts to a file
-            height, width = tensor.shape[-2:]
             file = Bitstream(
-                width, height, weight_map, one_caption, codes, self.hsvlc.fingerprint, caption_codec=caption_codec
+                width,
+                height,
+                weight_map,
+                one_caption,
+                codes,
+                self.hsvlc.fingerprint,
+                coded_sides[i],
+                caption_codec=caption_codec,
             )
             data = file.to_bytes()
             breakdown = file.breakdown()

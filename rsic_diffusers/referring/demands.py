@@ -3,6 +3,7 @@
 import numbers
 
 import numpy as np
+from PIL import Image
 
 from .weight_map import WeightMap, grid_size, pool_to_grid
 
@@ -20,6 +21,7 @@ def make_weight_map(
     background: float = 0.0,
     levels: int = 8,
     mode: str | None = None,
+    coded_size: tuple[int, int] | None = None,
 ) -> WeightMap:
     """M for a picture of `height` x `width` pixels: the cell-wise maximum over all demands, and the background weight
     under them all.
@@ -36,6 +38,7 @@ def make_weight_map(
         weight, background: Numbers in [0, 1].
         levels: L, 2 to 8.
         mode: "referring", "global" (M is `weight` everywhere), or None: referring if anything is referred to.
+        coded_size: Height and width at which the picture is coded, if not its own; cells are 64 pixels of that.
 
     Raises:
         ValueError: What was wrong, in one sentence.
@@ -52,11 +55,12 @@ def make_weight_map(
         raise ValueError('mode="global" weighs all of the picture alike; leave out box, point and mask.')
     if mode == "referring" and not refers:
         raise ValueError('mode="referring" needs to know what matters; give a box, a point or a mask.')
+    coded_size = coded_size or (height, width)
     if not refers:
-        return WeightMap.constant(weight, height, width)
+        return WeightMap.constant(weight, *coded_size)
 
-    values = np.full(grid_size(height, width), float(background))
-    for region in _regions(height, width, box, point, mask):
+    values = np.full(grid_size(*coded_size), float(background))
+    for region in _regions(height, width, coded_size, box, point, mask):
         coverage = pool_to_grid(region)
         # The cell that a demand covers best counts in full, so that one smaller than a cell is not rounded away.
         coverage = np.maximum(coverage / max(coverage.max(), 1e-9), 1e-9)
@@ -64,8 +68,9 @@ def make_weight_map(
     return WeightMap.quantize(values, levels)
 
 
-def _regions(height, width, box, point, mask):
-    """Each demand as a (H, W) array of 0 and 1 (a box's border pixels by the part of them it covers)."""
+def _regions(height, width, coded_size, box, point, mask):
+    """Each demand as an array of the coded size, of 0 and 1 (border pixels by the part of them it covers)."""
+    down, across = coded_size[0] / height, coded_size[1] / width
     for x0, y0, x1, y1 in _as_list("box", box, 4):
         if not (x0 < x1 and y0 < y1):
             raise ValueError(
@@ -76,14 +81,15 @@ def _regions(height, width, box, point, mask):
                 f"The box {x0:g},{y0:g},{x1:g},{y1:g} reaches outside the picture of {width} x {height} pixels; "
                 f"keep it within 0,0,{width},{height}."
             )
-        columns = np.clip(np.minimum(x1, np.arange(width) + 1) - np.maximum(x0, np.arange(width)), 0, 1)
-        rows = np.clip(np.minimum(y1, np.arange(height) + 1) - np.maximum(y0, np.arange(height)), 0, 1)
-        yield np.outer(rows, columns)
+        yield np.outer(
+            _covered(y0 * down, y1 * down, coded_size[0]), _covered(x0 * across, x1 * across, coded_size[1])
+        )
     for x, y in _as_list("point", point, 2):
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"The point {x:g},{y:g} lies outside the picture of {width} x {height} pixels.")
-        rows, columns = np.ogrid[:height, :width]
-        yield (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= (min(height, width) / 8) ** 2
+        rows, columns = np.ogrid[: coded_size[0], : coded_size[1]]
+        distance = np.hypot(columns + 0.5 - x * across, rows + 0.5 - y * down)
+        yield distance <= min(coded_size) / 8
     if mask is not None:
         mask = np.asarray(mask)
         if mask.ndim == 3 and mask.shape[2] in (3, 4):  # an RGB or RGBA picture of a mask
@@ -95,7 +101,14 @@ def _regions(height, width, box, point, mask):
             raise ValueError("The mask holds NaN or infinite values; give 0 and 1.")
         if not mask.any():
             raise ValueError("The mask is empty; mark what matters with values above 0.")
-        yield mask != 0
+        region = Image.fromarray((mask != 0).astype(np.float32))
+        yield np.asarray(region.resize(coded_size[::-1], Image.Resampling.BOX))
+
+
+def _covered(start: float, end: float, length: int) -> np.ndarray:
+    """How much of each of `length` pixels lies between `start` and `end`."""
+    pixels = np.arange(length)
+    return np.clip(np.minimum(end, pixels + 1) - np.maximum(start, pixels), 0, 1)
 
 
 def _as_list(name, demand, length):

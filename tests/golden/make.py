@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from rsic_diffusers import HSVLC, Bitstream, WeightMap
+from rsic_diffusers.bitstream import reduced_size
 
 
 FOLDER = Path(__file__).parent
@@ -19,6 +20,7 @@ CASES = {
     "constant": (150, 200, WeightMap.constant(0.9, 150, 200), "a dog on a beach"),
     "levels": (200, 333, WeightMap(np.random.default_rng(0).integers(0, 8, (4, 6)).astype(np.uint8), 8), "naïve 🐕"),
     "low": (64, 64, WeightMap(np.zeros((1, 1), np.uint8), 2), ""),
+    "reduced": (3000, 4000, WeightMap(np.arange(4).reshape(2, 2).astype(np.uint8), 4), "a harbour", 128),
 }
 
 
@@ -32,11 +34,11 @@ def main():
     hsvlc.update()
     hsvlc.eval().save_pretrained(FOLDER / "codec")
     symbols = {}
-    for name, (height, width, weight_map, caption) in CASES.items():
+    for name, (height, width, weight_map, caption, *coded_side) in CASES.items():
         values = torch.from_numpy(weight_map.values)[None, None]
-        shape = (-(-height // 8), -(-width // 8))
+        shape = tuple(-(-side // 8) for side in reduced_size(height, width, *(coded_side or [None])))
         codes = hsvlc.compress(torch.randn(1, 4, *shape), values)
-        file = Bitstream(width, height, weight_map, caption, codes, hsvlc.fingerprint)
+        file = Bitstream(width, height, weight_map, caption, codes, hsvlc.fingerprint, *coded_side)
         (FOLDER / f"{name}.rsic").write_bytes(file.to_bytes())
         symbols[name] = {
             "size": [width, height],
