@@ -124,7 +124,8 @@ class FromPretrainedMixin:
                 a diffusers folder, a Hub id, or a single `.safetensors` or `.ckpt` file. Single components can be
                 given by name (`unet=`, `vae=`, ...).
             kwargs: As for `DiffusionPipeline.from_pretrained`: dtype, variant, revision, cache_dir, token,
-                local_files_only, device_map, ... `revision` is that of the repo, not of the base.
+                local_files_only, device_map (with a base: one device), ... `revision` is that of the repo, not of the
+                base.
 
         Raises:
             ValueError: A folder without a codec, a base that is not Stable Diffusion 1.x, weights that lack tensors.
@@ -144,14 +145,27 @@ class FromPretrainedMixin:
         base_model = base_model or index.get(BASE_KEY)
         base_config = None
         if base_model is not None:
-            if kwargs.get("device_map") is not None:
-                raise ValueError("device_map does not reach a base model; load without it, then use .to(device).")
+            device = kwargs.get("device_map")
+            if device in ("balanced", "auto"):
+                raise ValueError(
+                    f'device_map="{device}" does not reach a base model; give one device, "cuda" say, or load without '
+                    "it and use enable_model_cpu_offload()."
+                )
             shared = [*BASE_CLASSES, "scheduler"]
             names = [name for name in cls._get_signature_keys(cls)[0] if name in shared and name not in kwargs]
             base, base_config = load_base(base_model, names, **{**kwargs, "dtype": dtype})
             kwargs.pop("config", None)
+            for component in base.values():
+                if device is not None and isinstance(component, torch.nn.Module):
+                    component.to(device)
             kwargs.update(base)
-        pipeline = super().from_pretrained(model, **kwargs)
+        try:
+            pipeline = super().from_pretrained(model, **kwargs)
+        except ValueError:
+            # `variant` is the base's; of the few megabytes that a thin repo holds there need not be one.
+            if base_model is None or kwargs.pop("variant", None) is None:
+                raise
+            pipeline = super().from_pretrained(model, **kwargs)
         scheduler = pipeline.components.get("scheduler")
         if scheduler is not None and not isinstance(scheduler, GuidedSelfRecurrentDDIMScheduler):
             pipeline.scheduler = adopt_noise_schedule(None, scheduler.config)

@@ -1,0 +1,136 @@
+"""Stable Diffusion 1.x's own architecture (AutoencoderKL, four levels), random weights: small, and at true size.
+
+`pytest -m slow -s tests/test_stable_diffusion.py` runs the true size: 1.07 billion weights, some minutes.
+"""
+
+import json
+import resource
+import shutil
+import time
+
+import numpy as np
+import pytest
+import stable_diffusion
+import torch
+from hub_server import HubServer
+
+from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
+from rsic_diffusers.hub import resolve_model
+
+
+TOKENIZER = resolve_model("rsic-tiny") + "/tokenizer"
+STEPS = {"num_inference_steps": 2, "num_recurrence_steps": 1, "strength": 1.0, "guidance_target": "clean"}
+
+
+def save_thin(folder, base):
+    """Codec and sampler, and where the rest is."""
+    torch.manual_seed(1)
+    hsvlc = HSVLC(scaling_factor=0.18215)
+    hsvlc.update()
+    hsvlc.save_pretrained(folder / "hsvlc")
+    GuidedSelfRecurrentDDIMScheduler().save_pretrained(folder / "scheduler")
+    index = {"_class_name": "RSICDecoderPipeline", "_base_model_name_or_path": base}
+    index |= {"hsvlc": ["rsic_diffusers", "HSVLC"]}
+    index |= {"scheduler": ["rsic_diffusers", "GuidedSelfRecurrentDDIMScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    root = tmp_path_factory.mktemp("small")
+    components = stable_diffusion.make_components(stable_diffusion.SMALL)
+    stable_diffusion.save_folder(components, TOKENIZER, root / "base")
+    stable_diffusion.save_single_file(components, root / "base.safetensors")
+    save_thin(root / "thin", str(root / "base"))
+    return root
+
+
+def decode(photo, dtype, *arguments, **options):
+    """Load by the arguments, encode and decode; the picture as an array, and the decoder."""
+    encoder = RSICEncoderPipeline.from_pretrained(*arguments, dtype=dtype, **options)
+    decoder = RSICDecoderPipeline.from_pretrained(*arguments, dtype=dtype, **options)
+    for pipeline in (encoder, decoder):
+        pipeline.set_progress_bar_config(disable=True)
+    data = encoder(photo, caption="a woman in a cap", weight=0.3).bitstream
+    out = decoder(data, **STEPS, output_type="np")
+    assert np.isfinite(out.images).all() and out.num_unet_evaluations == 2
+    return out.images[0], decoder
+
+
+def test_a_folder_a_single_file_and_a_thin_repo_are_one_model(small, small_photo):
+    thin, _ = decode(small_photo, torch.float32, small / "thin")
+    folder, decoder = decode(small_photo, torch.float32, small / "thin", base_model=small / "base")
+    single, other = decode(
+        small_photo, torch.float32, small / "thin", base_model=small / "base.safetensors", config=str(small / "base")
+    )
+    for name in ("unet", "vae", "text_encoder"):
+        ours, theirs = decoder.components[name].state_dict(), other.components[name].state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert decoder.scheduler.config.steps_offset == other.scheduler.config.steps_offset == 1
+    np.testing.assert_array_equal(thin, folder)
+    np.testing.assert_array_equal(single, folder)
+
+
+LOAD = """
+import torch
+from rsic_diffusers import RSICDecoderPipeline
+pipeline = RSICDecoderPipeline.from_pretrained({arguments})
+parts = [pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.hsvlc]
+print(sum(p.double().sum().item() for p in pipeline.unet.parameters()), *[part.dtype for part in parts])
+"""
+
+
+def test_a_single_file_without_a_config_takes_that_of_stable_diffusion_over_http(small, run_python, tmp_path):
+    """Sharded half-precision variants too, and only they are fetched."""
+    shutil.copytree(small / "thin", tmp_path / "thin")
+    index = json.loads((small / "thin" / "model_index.json").read_text())
+    index["_base_model_name_or_path"] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    (tmp_path / "thin" / "model_index.json").write_text(json.dumps(index))
+    base = tmp_path / "base"
+    components = stable_diffusion.make_components(stable_diffusion.SMALL)
+    stable_diffusion.save_folder(components, TOKENIZER, base)
+    for component in components.values():
+        component.half()
+    shutil.rmtree(base / "tokenizer")
+    stable_diffusion.save_folder(components, TOKENIZER, base, variant="fp16", max_shard_size="1MB")
+    assert len(list((base / "unet").glob("*fp16-0*.safetensors"))) > 1
+
+    hub = HubServer({"org/thin": tmp_path / "thin", "stable-diffusion-v1-5/stable-diffusion-v1-5": base})
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache")}
+    half = run_python(
+        LOAD.format(arguments='"org/thin", variant="fp16", dtype=torch.float16, device_map="cpu"'), **environment
+    )
+    assert half.split()[1:] == ["torch.float16"] * 4
+    weights = [path for _, path in hub.fetched if path.endswith(".safetensors")]
+    assert all("fp16" in path or path.startswith("hsvlc") for path in weights) and len(weights) > 4
+
+    hub.fetched.clear()
+    single = run_python(LOAD.format(arguments=f'"org/thin", base_model="{small}/base.safetensors"'), **environment)
+    assert single.split()[1:] == ["torch.float32"] * 4
+    assert float(single.split()[0]) == pytest.approx(float(half.split()[0]), rel=1e-2)
+    assert not [path for repo, path in hub.fetched if path.endswith(".safetensors") and not path.startswith("hsvlc")]
+    hub.shutdown()
+
+
+@pytest.mark.slow
+def test_true_size_in_bfloat16(tmp_path, photo):
+    crop = photo.crop((150, 40, 278, 168))
+    components = stable_diffusion.make_components(stable_diffusion.SD15, torch.bfloat16)
+    number = sum(p.numel() for component in components.values() for p in component.parameters())
+    assert number == 859_520_964 + 83_653_863 + 123_060_480  # UNet, VAE, text encoder of Stable Diffusion 1.5
+    stable_diffusion.save_folder(components, TOKENIZER, tmp_path / "base")
+    stable_diffusion.save_single_file(components, tmp_path / "base.safetensors")
+    del components
+    save_thin(tmp_path / "thin", str(tmp_path / "base"))
+    pictures = []
+    for title, options in {
+        "thin repo": {},
+        "folder": {"base_model": tmp_path / "base"},
+        "single file": {"base_model": tmp_path / "base.safetensors", "config": str(tmp_path / "base")},
+    }.items():
+        start = time.perf_counter()
+        pictures.append(decode(crop, torch.bfloat16, tmp_path / "thin", **options)[0])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(f"{title}: {time.perf_counter() - start:.0f} s to load, encode and decode; peak {peak:.1f} GiB so far")
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    np.testing.assert_array_equal(pictures[0], pictures[2])
