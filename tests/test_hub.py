@@ -1,6 +1,7 @@
 """Loading from the Hub (a stand-in on loopback, in a process of its own with an empty cache), and other bases."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from hub_server import HubServer
+from hub_server import TOKEN, HubServer
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
 from rsic_diffusers.hub import resolve_model
@@ -214,10 +215,11 @@ except (ValueError, OSError) as error:
     assert "org/base" in run_python(code.format(repo="thin"), **environment)
 
 
+PUBLISH = [sys.executable, "-W", "ignore", Path(__file__).parent.parent / "training" / "publish.py"]
+
+
 def test_publish_makes_a_repo_that_loads(base, encoder, tmp_path):
-    publish = Path(__file__).parent.parent / "training" / "publish.py"
-    arguments = ["--hsvlc", FULL / "hsvlc", "--base", base, "--output", tmp_path / "repo"]
-    command = [sys.executable, "-W", "ignore", publish, *arguments]
+    command = [*PUBLISH, "--hsvlc", FULL / "hsvlc", "--base", base, "--output", tmp_path / "repo"]
     assert "or --dry-run" in subprocess.run(command, capture_output=True, text=True).stderr
     subprocess.run([*command, "--dry-run"], check=True)
     decoder = RSICDecoderPipeline.from_pretrained(tmp_path / "repo")
@@ -225,3 +227,29 @@ def test_publish_makes_a_repo_that_loads(base, encoder, tmp_path):
     assert decoder.scheduler.config.num_recurrence_steps == 8  # the paper's
     assert "intended use" in (tmp_path / "repo" / "README.md").read_text().lower()
     assert "exists" in subprocess.run([*command, "--dry-run"], capture_output=True, text=True).stderr
+
+
+def test_a_codec_is_pushed_and_loaded_from_a_private_repo_by_token(base, run_python, tmp_path):
+    server = HubServer({"org/base": base}, private=["org/secret"], uploads=tmp_path)
+    environment = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "cache")}
+    arguments = ["--hsvlc", FULL / "hsvlc", "--base", "org/base", "--output", tmp_path / "repo"]
+    arguments += ["--repo_id", "org/secret", "--private"]
+    subprocess.run([*PUBLISH, *arguments], check=True, env={**os.environ, **environment, "HF_TOKEN": TOKEN})
+    server.repos["org/secret@v1"] = server.repos["org/secret"]
+    code = LOAD.format(imports="rsic_diffusers", cls="RSICEncoderPipeline", arguments='"org/secret", {0}')
+    with pytest.raises(AssertionError, match="401"):
+        run_python(code.format("token=False"), **environment)
+    assert "RSICEncoderPipeline" in run_python(code.format(f'token="{TOKEN}", revision="v1"'), **environment)
+    with pytest.raises(AssertionError, match="v2"):
+        run_python(code.format(f'token="{TOKEN}", revision="v2"'), **environment)
+    server.shutdown()
+
+
+def test_what_the_encoder_saves_gives_the_same_bytes_and_serves_no_decoder(encoder, small_photo, tmp_path):
+    encoder.save_pretrained(tmp_path / "encoder")
+    again = RSICEncoderPipeline.from_pretrained(tmp_path / "encoder")
+    again.set_progress_bar_config(disable=True)
+    ours, theirs = (one(small_photo, caption="a woman", weight=0.8).bitstream for one in (encoder, again))
+    assert ours == theirs
+    with pytest.raises(ValueError, match="unet"):
+        RSICDecoderPipeline.from_pretrained(tmp_path / "encoder")

@@ -4,9 +4,11 @@
 """
 
 import json
+import re
 import resource
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +111,46 @@ def test_a_single_file_without_a_config_takes_that_of_stable_diffusion_over_http
     assert single.split()[1:] == ["torch.float32"] * 4
     assert float(single.split()[0]) == pytest.approx(float(half.split()[0]), rel=1e-2)
     assert not [path for repo, path in hub.fetched if path.endswith(".safetensors") and not path.startswith("hsvlc")]
+    hub.shutdown()
+
+
+TABLE = """
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from rsic_diffusers import HSVLC, RSICDecoderPipeline, RSICEncoderPipeline
+absent = {{"safety_checker": None, "feature_extractor": None}}
+stable_diffusion = StableDiffusionPipeline.from_pretrained("org/dreamy-sd15", **absent)
+my_unet = UNet2DConditionModel.from_pretrained("org/dreamy-sd15", subfolder="unet")
+codec = HSVLC.from_pretrained("org/rsic-sd15", subfolder="hsvlc")
+pipeline = {line}
+kind = "Encoder" if "Encoder" in {line!r} else "Decoder"
+assert type(pipeline).__name__ == f"RSIC{{kind}}Pipeline", pipeline
+assert {line!r}.count("float16") == (pipeline.vae.dtype == torch.float16)
+"""
+
+
+def readme_lines():
+    """The first column of the table under "Loading" in README.md."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    return re.findall(r"^\| `(.*?)` \|", readme.split("## Loading")[1].split("\n## ")[0], flags=re.MULTILINE)
+
+
+def test_each_line_of_the_readmes_table_loads(small, run_python, tmp_path):
+    components = stable_diffusion.make_components(stable_diffusion.SMALL)
+    base, thin = tmp_path / "base", tmp_path / "thin"
+    stable_diffusion.save_folder(components, TOKENIZER, base)
+    for name, component in components.items():
+        component.half().save_pretrained(base / name, variant="fp16")
+    save_thin(thin, "stable-diffusion-v1-5/stable-diffusion-v1-5")
+    shutil.copy(small / "base.safetensors", tmp_path / "dreamy.safetensors")
+    repos = {"org/rsic-sd15": thin, "org/rsic-sd15@v1": thin, "org/rsic-tiny": Path(resolve_model("rsic-tiny"))}
+    repos |= {"org/dreamy-sd15": base, "stable-diffusion-v1-5/stable-diffusion-v1-5": base}
+    hub = HubServer(repos)
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache")}
+    lines = readme_lines()
+    assert len(lines) >= 10
+    for line in lines:
+        run_python(TABLE.format(line=line), **environment)
     hub.shutdown()
 
 
