@@ -161,6 +161,45 @@ def test_sizes_from_64_up(encoder, decoder, photo, size):
     assert decoded.size == size and psnr(decoded, image) > psnr(grey_like(image), image) + 1.5
 
 
+def test_a_budget_is_filled_without_running_the_vae_again(encoder, photo, monkeypatch):
+    calls = {"vae": 0, "hsvlc": 0}
+    for name, model, method in (("vae", encoder.vae, "encode"), ("hsvlc", encoder.hsvlc, "compress")):
+
+        def counted(*args, name=name, original=getattr(model, method), **kwargs):
+            calls[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(model, method, counted)
+    for target, asked in ((600, {"box": (150, 40, 370, 310)}), (1500, {"box": BOX, "background": 0.3}), (400, {})):
+        calls.update(vae=0, hsvlc=0)
+        out = encoder(photo, caption="a woman in a cap", target_bytes=target, **asked)
+        assert 0.97 * target <= len(out.bitstream) <= target
+        assert calls["vae"] == 1 and calls["hsvlc"] <= 10
+    assert len(encoder(photo, target_bpp=0.02).bitstream) <= 0.02 * 512 * 600 / 8
+    # A budget that what was asked for nearly fills changes nothing.
+    asked = encoder(photo, box=BOX, weight=0.9)
+    again = encoder(photo, box=BOX, weight=0.9, target_bytes=len(asked.bitstream))
+    assert again.bitstream == asked.bitstream
+
+
+def test_two_demands_get_fidelity_by_their_weights(encoder, decoder, photo):
+    first, second = (0, 64, 192, 256), (320, 64, 512, 256)
+    out = encoder(photo, referring=[{"box": first}, {"box": second, "weight": 0.6}])
+    assert out.weight_map[1:4, :3].min() == 1 and np.allclose(out.weight_map[1:4, 5:], 4 / 7)
+    swapped = encoder(photo, referring=[{"box": first, "weight": 0.6}, {"box": second}])
+    pictures = [decoder(one.bitstream, num_inference_steps=0).images[0] for one in (out, swapped)]
+    for box, better, worse in ((first, *pictures), (second, *reversed(pictures))):
+        assert psnr(better, photo, box) > psnr(worse, photo, box) + 1
+
+
+def test_the_map_is_shown_over_the_photo(encoder, photo):
+    shown = np.asarray(encoder(photo, box=(64, 64, 256, 256)).map_image(), int)
+    np.testing.assert_array_equal(shown[64:256, 64:256], np.asarray(photo)[64:256, 64:256])
+    assert shown[300:].mean() < 0.3 * np.asarray(photo)[300:].mean()
+    tensor = torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255
+    np.testing.assert_array_equal(encoder([tensor], box=[(64, 64, 256, 256)]).map_image()[0], shown)
+
+
 def test_a_large_photo_is_coded_smaller_and_returned_at_its_size(encoder, decoder, photo):
     """512 x 600, coded at 437 x 512, against the same done by hand with Pillow."""
     box, small = (150, 40, 370, 310), photo.resize((437, 512), Image.Resampling.BICUBIC)
@@ -217,8 +256,24 @@ def test_no_steps_is_the_codec_alone(decoder, encoded, encoder):
 
 
 def test_bad_input_is_named(encoder, decoder, small_photo, encoded, tmp_path):
-    with pytest.raises(ValueError, match="box=, point= or mask="):
+    with pytest.raises(ValueError, match="referring_model= .* need none"):
         encoder(small_photo, referring="the woman")
+    with pytest.raises(ValueError, match="mode must be"):
+        encoder(small_photo, mode="phrase")
+    with pytest.raises(ValueError, match="needs to know"):
+        encoder(small_photo, mode="referring")
+    with pytest.raises(ValueError, match="alike"):
+        encoder(small_photo, mode="global", box=BOX)
+    with pytest.raises(ValueError, match="weight must be"):
+        encoder(small_photo, weight=float("nan"))
+    with pytest.raises(ValueError, match="background must be"):
+        encoder(small_photo, background=2)
+    with pytest.raises(ValueError, match="one of them"):
+        encoder(small_photo, target_bytes=300, target_bpp=0.1)
+    with pytest.raises(ValueError, match="target_bpp must be"):
+        encoder(small_photo, target_bpp=0)
+    with pytest.raises(ValueError, match="smallest possible file .* has [0-9]+ bytes, the budget is 20;"):
+        encoder(small_photo, target_bytes=20)
     with pytest.raises(ValueError, match="at least 64"):
         encoder(small_photo.crop((0, 0, 63, 100)))
     with pytest.raises(ValueError, match="outside the picture"):

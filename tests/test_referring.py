@@ -1,12 +1,19 @@
 """From demands to M, and M's bytes."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from rsic_diffusers.referring.demands import make_weight_map
+from rsic_diffusers.referring.budget import fit_budget
+from rsic_diffusers.referring.demands import Demand, collect_demands, make_weight_map, read_demands
 from rsic_diffusers.referring.map_coding import decode_map, encode_map
 from rsic_diffusers.referring.weight_map import WeightMap
+
+
+def map_of(height, width, background=0.0, levels=8, **asked):
+    return make_weight_map(height, width, collect_demands(**asked), background, levels)
 
 
 def brute_force_box(height, width, x0, y0, x1, y1, weight, background, levels):
@@ -28,45 +35,45 @@ def brute_force_box(height, width, x0, y0, x1, y1, weight, background, levels):
 @pytest.mark.parametrize("levels", [2, 5, 8])
 @pytest.mark.parametrize("weight, background", [(1.0, 0.0), (0.6, 0.2)])
 def test_box_coverage_equals_counting_pixels(levels, weight, background):
-    ours = make_weight_map(200, 333, box=(37, 50, 301, 199), weight=weight, background=background, levels=levels)
+    ours = map_of(200, 333, box=(37, 50, 301, 199), weight=weight, background=background, levels=levels)
     expected = brute_force_box(200, 333, 37, 50, 301, 199, weight, background, levels)
     np.testing.assert_allclose(ours.values, expected, atol=1e-7)
 
 
 def test_fractional_box_covers_part_of_its_border_pixels():
-    values = make_weight_map(64, 192, box=(0, 0, 64 + 32.5, 64), levels=8).values
+    values = map_of(64, 192, box=(0, 0, 64 + 32.5, 64), levels=8).values
     assert values[0].tolist() == [1, np.float32(np.round(7 + np.log(32.5 / 64)) / 7), 0]
 
 
 def test_a_demand_smaller_than_a_cell_is_not_lost():
-    values = make_weight_map(128, 128, box=(70, 10, 75, 12), weight=0.9, background=0.3).values
+    values = map_of(128, 128, box=(70, 10, 75, 12), weight=0.9, background=0.3).values
     np.testing.assert_allclose(values, [[2 / 7, 6 / 7], [2 / 7, 2 / 7]], atol=1e-6)
 
 
 def test_mask_equals_box_and_several_demands_take_the_maximum():
     mask = np.zeros((200, 333), bool)
     mask[50:199, 37:301] = True
-    box = make_weight_map(200, 333, box=(37, 50, 301, 199))
-    np.testing.assert_array_equal(make_weight_map(200, 333, mask=mask).cells, box.cells)
+    box = map_of(200, 333, box=(37, 50, 301, 199))
+    np.testing.assert_array_equal(map_of(200, 333, mask=mask).cells, box.cells)
     picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
-    np.testing.assert_array_equal(make_weight_map(200, 333, mask=picture).cells, box.cells)
+    np.testing.assert_array_equal(map_of(200, 333, mask=picture).cells, box.cells)
 
     boxes = [(0, 0, 70, 70), (60, 60, 333, 200)]
-    both = make_weight_map(200, 333, box=boxes).cells
-    each = [make_weight_map(200, 333, box=one).cells for one in boxes]
+    both = map_of(200, 333, box=boxes).cells
+    each = [map_of(200, 333, box=one).cells for one in boxes]
     np.testing.assert_array_equal(both, np.maximum(*each))
 
 
 def test_point_is_a_disc():
-    values = make_weight_map(256, 256, point=(96, 96)).values
+    values = map_of(256, 256, point=(96, 96)).values
     # A disc of radius 32 around the middle of a cell covers nothing of its neighbours.
     assert values[1, 1] == 1 and values.sum() == 1
     # Around a corner of four cells it covers a quarter of itself in each.
-    assert make_weight_map(256, 256, point=(128, 128)).values[1:3, 1:3].tolist() == [[1, 1], [1, 1]]
+    assert map_of(256, 256, point=(128, 128)).values[1:3, 1:3].tolist() == [[1, 1], [1, 1]]
 
 
 def test_global_mode_is_one_constant():
-    weight_map = make_weight_map(100, 300, weight=0.3)
+    weight_map = WeightMap.constant(0.3, 100, 300)
     assert weight_map.mode == "global" and weight_map.values.shape == (2, 5)
     np.testing.assert_allclose(weight_map.values, 0.3, atol=1 / 510)
 
@@ -81,7 +88,7 @@ def test_global_mode_is_one_constant():
         ({"box": (0, 0, float("nan"), 50)}, "finite"),
         ({"box": (0, 0, 5)}, "4 finite numbers"),
         ({"box": []}, "empty"),
-        ({"box": 5}, "4 numbers"),
+        ({"box": 5}, "numbers or a list"),
         ({"point": (300, 10)}, "outside the picture"),
         ({"mask": np.ones((300, 100))}, "mask is 100 x 300"),
         ({"mask": np.zeros((100, 300))}, "mask is empty"),
@@ -90,14 +97,53 @@ def test_global_mode_is_one_constant():
         ({"weight": 1.5}, "weight must be"),
         ({"box": (0, 0, 9, 9), "background": -0.1}, "background must be"),
         ({"levels": 9}, "levels must be"),
-        ({"mode": "phrase"}, "mode must be"),
-        ({"mode": "referring"}, "needs to know"),
-        ({"mode": "global", "box": (0, 0, 9, 9)}, "alike"),
+        ({"referring": ""}, "A phrase must be words"),
+        ({"referring": 5}, "A phrase must be words"),
+        ({"referring": {"box": (0, 0, 9, 9), "wieght": 1}}, "holds wieght; known are phrase, box"),
+        ({"referring": {"box": (0, 0, 9, 9), "point": (1, 1)}}, "box and point"),
+        ({"referring": {"weight": 0.5}}, "got none"),
     ],
 )
 def test_bad_demands_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        make_weight_map(100, 300, **arguments)
+        map_of(100, 300, **arguments)
+
+
+def test_demands_keep_their_own_weights():
+    demands = [{"box": (0, 0, 64, 64)}, Demand(box=(128, 0, 192, 64), weight=0.6), {"point": (288, 32), "weight": 0.2}]
+    values = map_of(64, 320, referring=demands, weight=0.8, background=0.1).values[0]
+    np.testing.assert_allclose(7 * values, np.round([5.6, 0.7, 4.2, 0.7, 1.4]), atol=1e-5)
+
+
+def test_a_phrase_weighs_by_its_heat_map():
+    heat = np.linspace(0, 1, 640, dtype=np.float32)[None].repeat(128, axis=0)
+    found = {"a gradient": heat}
+    demands = collect_demands(["a gradient"], weight=0.7)
+    values = make_weight_map(128, 640, demands, locate=found.get).values
+    expected = np.round(7 * 0.7 * heat.reshape(2, 64, 10, 64).mean((1, 3))) / 7
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+    # Any resolution of the heat map, and of the coded picture.
+    coarse = make_weight_map(256, 1280, demands, coded_size=(128, 640), locate=lambda _: heat[:7, ::5]).values
+    assert np.abs(coarse - expected).max() <= 1 / 7 + 1e-6
+
+
+def test_a_file_of_demands(tmp_path):
+    path = tmp_path / "demands.json"
+    demands = [{"phrase": "the dog", "weight": 0.6}, {"box": [1, 2, 30, 40]}]
+    path.write_text(json.dumps({"a.jpg": {"caption": "a dog", "demands": demands}, "b.jpg": {"weight": 0.3}}))
+    arguments = read_demands(path)
+    assert arguments["b.jpg"] == {"weight": 0.3} and arguments["a.jpg"]["caption"] == "a dog"
+    dog, box = arguments["a.jpg"]["referring"]
+    assert (dog.phrase, dog.weight, box.box, box.weight) == ("the dog", 0.6, (1, 2, 30, 40), 1.0)
+    for text, message in (
+        ("{", "is not JSON"),
+        ("[]", "object of objects"),
+        ('{"a.jpg": {"boxes": []}}', "a.jpg, holds boxes; known are caption, demands"),
+        ('{"a.jpg": {"demands": [{"phrase": "a", "wait": 1}]}}', "A demand holds wait"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_demands(path)
 
 
 def some_maps():
@@ -106,7 +152,7 @@ def some_maps():
         for rows, columns in ((1, 1), (1, 7), (6, 8), (12, 12)):
             yield WeightMap(rng.integers(levels, size=(rows, columns), dtype=np.uint8), levels)
             yield WeightMap(np.full((rows, columns), levels - 1, np.uint8), levels)
-    yield make_weight_map(375, 500, box=(85, 120, 325, 322))
+    yield map_of(375, 500, box=(85, 120, 325, 322))
     yield WeightMap.constant(0.5, 375, 500)
 
 
@@ -122,7 +168,7 @@ def test_map_bytes_are_exact_and_never_above_raw_plus_one():
 
 
 def test_box_maps_cost_less_than_raw():
-    weight_map = make_weight_map(375, 500, box=(85, 120, 325, 322))
+    weight_map = map_of(375, 500, box=(85, 120, 325, 322))
     assert len(encode_map(weight_map)) < 0.75 * weight_map.cells.size * 3 / 8
 
 
@@ -136,3 +182,32 @@ def test_damaged_maps_raise_value_error():
         except ValueError:
             continue
         assert used <= len(data) and weight_map.cells.max() < max(levels, 256 if levels == 1 else 0)
+
+
+def test_a_budget_is_filled_and_never_exceeded():
+    """On a made-up codec whose rate grows as HSVLC's does; cells differ, and bytes come in words of four."""
+    rng = np.random.default_rng(0)
+    per_cell = np.array([0.3, 0.5, 0.9, 2, 5, 12, 23, 37])
+    for _ in range(100):
+        rows, columns = rng.integers(3, 13, 2)
+        cells = np.full((rows, columns), rng.integers(0, 3), np.uint8)
+        cells[: rng.integers(2, rows), : rng.integers(2, columns)] = rng.integers(3, 8)
+        busy, calls = rng.uniform(0.7, 1.3, cells.shape), []
+
+        def encode(weight_map, busy=busy, calls=calls):
+            calls.append(weight_map)
+            return bytes(60 + int((per_cell[weight_map.cells] * busy).sum()) // 4 * 4), weight_map
+
+        target = int(rng.uniform(200, 60 + 37 * cells.size))
+        data, weight_map = fit_budget(WeightMap(cells, 8), encode, target)
+        assert len(calls) <= 10 and 0.97 * target <= len(data) <= target
+        # What was asked for is never below the rest by more than the one level that the order of steps leaves.
+        asked = cells == cells.max()
+        assert weight_map.cells[asked].min() >= int(weight_map.cells[~asked].max()) - 1
+
+
+def test_an_impossible_budget_says_what_is_possible():
+    with pytest.raises(ValueError, match="has 100 bytes, the budget is 99"):
+        fit_budget(WeightMap.constant(1, 100, 100), lambda weight_map: (bytes(100),), 99)
+    # More than all: M = 1 everywhere.
+    assert len(fit_budget(WeightMap.constant(0.5, 100, 100), lambda one: (bytes(int(one.cells[0, 0])),), 999)[0]) == 255

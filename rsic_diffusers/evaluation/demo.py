@@ -1,9 +1,8 @@
 """The sheet that `rsic demo` saves."""
 
-from ..bitstream import Bitstream
 from .equal_size import pair_at_equal_size
 from .metrics import psnr
-from .sheet import draw_box, make_sheet, map_image
+from .sheet import draw_box, make_sheet
 from .standard_codecs import best_standard_codec
 
 
@@ -38,7 +37,7 @@ def make_demo_sheet(encoder, decoder, image, boxes, caption, make_generator):
         original = draw_box(original, box)
     pictures = [
         (original, f"original, {image.width} x {image.height}, with the region\n{caption or '(no caption)'}"),
-        (map_image(Bitstream.from_bytes(referring.bitstream)), "the map M\nwhite: faithful, black: imagined"),
+        (referring.map_image(), "the map M over it\nbright: faithful, dark: imagined"),
     ]
     for title, out in (("global mode", even), ("referring mode", referring)):
         print(f"decoding, {title}")

@@ -34,8 +34,9 @@ from ..hub import resolve_model
 from ..models.hsvlc import HSVLC
 from ..pipelines.base_model import check_latent_space
 from ..pipelines.latents import decode_latents, encode_image
-from ..referring.demands import make_weight_map
+from ..referring.demands import Demand, make_weight_map
 from ..referring.map_coding import encode_map
+from ..referring.weight_map import WeightMap
 from .metrics import psnr
 
 
@@ -116,9 +117,10 @@ def measure_all(codecs, vae, args) -> list[dict]:
         with torch.no_grad():
             latents = encode_image(vae, processor.preprocess(image).to(args.device))
         size = (image.height, image.width)
-        maps = [("constant", k, make_weight_map(*size, weight=k / STEPS)) for k in range(STEPS + 1)]
+        maps = [("constant", k, WeightMap.constant(k / STEPS, *size)) for k in range(STEPS + 1)]
         if box:
-            maps += [("referring", k, make_weight_map(*size, box=box, weight=k / STEPS)) for k in range(1, STEPS + 1)]
+            demands = [Demand(box=box, weight=k / STEPS) for k in range(1, STEPS + 1)]
+            maps += [("referring", k, make_weight_map(*size, [one])) for k, one in enumerate(demands, 1)]
         for codec_name, codec in codecs.items():
             for kind, k, weight_map in maps:
                 row, decoded = measure(codec, latents, weight_map, box if kind == "referring" else None)

@@ -1,22 +1,10 @@
 """Pictures side by side, with a line or two under each."""
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from ..bitstream import Bitstream
-from ..referring.weight_map import CELL_PIXELS
 
 
 MARGIN = 8
 LINE = 17
-
-
-def map_image(file: Bitstream) -> Image.Image:
-    """M of a file as a grey picture of the photo's size: white is 1."""
-    grey = Image.fromarray(np.round(255 * file.weight_map.values).astype(np.uint8))
-    height, width = file.coded_size
-    cells = (0, 0, width / CELL_PIXELS, height / CELL_PIXELS)
-    return grey.resize((file.width, file.height), Image.Resampling.NEAREST, box=cells).convert("RGB")
 
 
 def draw_box(image: Image.Image, box) -> Image.Image:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.Image
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 
-from ..bitstream import write_file
+from ..bitstream import Bitstream, write_file
+from ..referring.map_image import map_image
 
 
 @dataclass
@@ -23,6 +25,7 @@ class RSICEncoderOutput(BaseOutput):
             information content.
         caption (`str`): The caption in the file.
         weight_map (`np.ndarray` of shape (ceil(H/64), ceil(W/64)), float32): M, values in [0, 1].
+        image: The photo, as it was given.
     """
 
     bitstream: bytes | list[bytes]
@@ -30,6 +33,7 @@ class RSICEncoderOutput(BaseOutput):
     breakdown: dict[str, int] | list[dict[str, int]]
     caption: str | list[str]
     weight_map: np.ndarray | list[np.ndarray]
+    image: PIL.Image.Image | np.ndarray | torch.Tensor | list
 
     def save(self, path) -> None:
         """Write the file (or, for a list of photos, one file for each of a list of paths), whole or not at all."""
@@ -40,6 +44,19 @@ class RSICEncoderOutput(BaseOutput):
             raise ValueError(f"{len(self.bitstream)} photos were encoded; give a list of as many paths.")
         for one_path, data in zip(path, self.bitstream):
             write_file(one_path, data)
+
+    def map_image(self) -> PIL.Image.Image | list[PIL.Image.Image]:
+        """M over the photo: in full colour what stays faithful, dark what is imagined."""
+        if isinstance(self.bitstream, bytes):
+            return map_image(Bitstream.from_bytes(self.bitstream), _as_picture(self.image))
+        pairs = zip(self.bitstream, self.image)
+        return [map_image(Bitstream.from_bytes(data), _as_picture(image)) for data, image in pairs]
+
+
+def _as_picture(image) -> PIL.Image.Image:
+    if isinstance(image, torch.Tensor):
+        image = VaeImageProcessor.pt_to_numpy(image[None])[0]
+    return VaeImageProcessor.numpy_to_pil(image)[0] if isinstance(image, np.ndarray) else image
 
 
 @dataclass

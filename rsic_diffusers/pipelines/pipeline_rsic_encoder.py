@@ -1,5 +1,7 @@
 """Photo in, bytes out: GDE and RGE (paper, sections III-B and III-C)."""
 
+from functools import partial
+
 import numpy as np
 import PIL.Image
 import torch
@@ -18,7 +20,9 @@ from ..bitstream import (
 )
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
-from ..referring.demands import make_weight_map
+from ..referring.budget import fit_budget
+from ..referring.demands import check_weight, collect_demands, make_weight_map
+from ..referring.weight_map import WeightMap
 from .base_model import check_latent_space
 from .latents import encode_image, resize
 from .pipeline_output import RSICEncoderOutput
@@ -64,12 +68,26 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         )
         self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
 
-    def check_inputs(self, images, captions, referring, max_side):
-        if referring is not None:
+    def check_inputs(self, images, captions, demands, mode, target_bytes, target_bpp, max_side):
+        if mode not in (None, "global", "referring"):
+            raise ValueError(f'mode must be "global", "referring" or None, got {mode!r}.')
+        if mode == "global" and any(demands):
             raise ValueError(
-                "referring= (a phrase) needs a referring model, which this version does not have yet; say what "
-                "matters with box=, point= or mask=."
+                'mode="global" weighs all of the picture alike; leave out referring, box, point and mask.'
             )
+        if mode == "referring" and not all(demands):
+            raise ValueError('mode="referring" needs to know what matters; give a phrase, a box, a point or a mask.')
+        if any(demand.phrase is not None for one in demands for demand in one) and self.referring_model is None:
+            raise ValueError(
+                "A phrase needs a model that finds it in the photo: load the pipeline with referring_model= (a "
+                "CLIPModel or CLIPSegForImageSegmentation of transformers, or a function); or say what matters with "
+                "box=, point= or mask=, which need none."
+            )
+        if target_bytes is not None and target_bpp is not None:
+            raise ValueError("target_bytes and target_bpp are two ways to say one thing; give one of them.")
+        for name, target in (("target_bytes", target_bytes), ("target_bpp", target_bpp)):
+            if target is not None and not (isinstance(target, (int, float)) and target > 0):
+                raise ValueError(f"{name} must be a number above 0, got {target!r}.")
         if max_side is not None and not (isinstance(max_side, int) and max_side >= SIDE_STEP):
             raise ValueError(f"max_side must be a whole number from {SIDE_STEP} up, or None, got {max_side!r}.")
         for image, caption in zip(images, captions):
@@ -121,6 +139,14 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 f"{cut!r}. Make the caption shorter."
             )
 
+    def locate(self, image: torch.Tensor, phrase: str) -> np.ndarray:
+        """Heat map of a phrase, values in [0, 1], of the referring model's own resolution.
+
+        Args:
+            image (`torch.Tensor` of shape (1, 3, H, W)): Values in [-1, 1].
+        """
+        raise NotImplementedError
+
     @torch.no_grad()
     def __call__(
         self,
@@ -134,6 +160,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         background: float = 0.0,
         levels: int = 8,
         mode: str | None = None,
+        target_bytes: int | None = None,
+        target_bpp: float | None = None,
         max_side: int | None = 768,
         caption_codec: str = "auto",
         return_dict: bool = True,
@@ -142,17 +170,22 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray` (H, W, 3) or `torch.Tensor` (3, H, W) in [0, 1], or a list): The
-                photo, at least 64 x 64 pixels. With a list, `caption`, `box`, `point` and `mask` are lists of as
-                many (None for none).
+                photo, at least 64 x 64 pixels. With a list, `caption`, `referring`, `box`, `point` and `mask` are
+                lists of as many (None for none).
             caption (`str`, *optional*): What the picture shows; the decoder imagines by it. Default: empty.
-            referring: Phrases; not yet, a ValueError says so.
+            referring: What must stay faithful: a phrase ("the lighthouse"), a [`Demand`] with a weight of its own, a
+                dict of one's fields, or a list of such. Phrases need a `referring_model`.
             box: (x0, y0, x1, y1) in pixels of the photo, or a list of boxes.
             point: (x, y) in pixels, or a list of points; each stands for a disc of 1/8 of the short side.
             mask: (H, W) array or PIL image of the photo's size; what is not 0 is referred to.
-            weight (`float`): M where something is referred to, in [0, 1]; in global mode, M everywhere.
+            weight (`float`): M where something is referred to, in [0, 1], for what brings no weight of its own; in
+                global mode, M everywhere.
             background (`float`): M elsewhere, in [0, 1].
             levels (`int`): L, levels of M in referring mode, 2 to 8.
             mode (`str`, *optional*): "global" or "referring"; by default referring if anything is referred to.
+            target_bytes (`int`), target_bpp (`float`, *optional*): Budget for the whole file. The weights, in their
+                proportions (see `fit_budget`), are moved up or down until it is filled to a few percent, and never
+                exceeded; a photo that needs less even at M = 1 gets that.
             max_side (`int`, *optional*): A photo with a longer side is coded smaller, its long side at the multiple of
                 128 next below (at most 2048), and the decoder enlarges the picture again; Stable Diffusion 1.x was
                 trained on pictures of 512 pixels a side and loses the thread much above. Box, point and mask stay in
@@ -171,50 +204,61 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         images = list(image) if is_list else [image]
         if not images:
             raise ValueError("There is nothing to encode: the list of images is empty.")
-        captions, boxes, points, masks = (
+        captions, *asked = (
             self._per_image(name, value, len(images)) if is_list else [value]
-            for name, value in (("caption", caption), ("box", box), ("point", point), ("mask", mask))
-        )
+            for name, value in (
+                ("caption", caption), ("referring", referring), ("box", box), ("point", point), ("mask", mask)
+            )
+        )  # fmt: skip
         captions = [one or "" for one in captions]
-        self.check_inputs(images, captions, referring, max_side)
+        demands = [collect_demands(*one, weight=weight) for one in zip(*asked)]
+        check_weight("background", background)
+        self.check_inputs(images, captions, demands, mode, target_bytes, target_bpp, max_side)
 
         # 2. Demands to weight maps
         tensors = [self.image_processor.preprocess(one) for one in images]  # (1, 3, H, W) in [-1, 1]
         sizes = [tuple(tensor.shape[-2:]) for tensor in tensors]
         coded_sides = [self._coded_side(*size, max_side) for size in sizes]
         coded_sizes = [reduced_size(*size, side) for size, side in zip(sizes, coded_sides)]
-        demands = zip(boxes, points, masks)
         weight_maps = [
-            make_weight_map(*size, *demand, weight, background, levels, mode, coded_size)
-            for size, coded_size, demand in zip(sizes, coded_sizes, demands)
+            make_weight_map(*size, asked_for, background, levels, coded_size, partial(self.locate, tensor))
+            if asked_for
+            else WeightMap.constant(weight, *coded_size)
+            for tensor, size, coded_size, asked_for in zip(tensors, sizes, coded_sizes, demands)
         ]
 
         results = []
         for i, one_caption in enumerate(self.progress_bar(captions)):
-            (height, width), weight_map = sizes[i], weight_maps[i]
+            height, width = sizes[i]
             # 3. Photo to latents, z_0
             vae_input = resize(tensors[i], coded_sizes[i]).to(self._execution_device, self.vae.dtype)
             latents = encode_image(self.vae, vae_input)  # (1, 4, ceil(H/8), ceil(W/8))
 
-            # 4. Latents to codes, by M
-            values = torch.from_numpy(weight_map.values)[None, None]
-            codes, bits = self.hsvlc.compress(latents.to(self.hsvlc.dtype), values, return_bits=True)
+            def encode(weight_map, i=i, latents=latents.to(self.hsvlc.dtype)):
+                # 4. Latents to codes, by M
+                values = torch.from_numpy(weight_map.values)[None, None]
+                codes, bits = self.hsvlc.compress(latents, values, return_bits=True)
 
-            # 5. All parts to a file
-            file = Bitstream(
-                width,
-                height,
-                weight_map,
-                one_caption,
-                codes,
-                self.hsvlc.fingerprint,
-                coded_sides[i],
-                caption_codec=caption_codec,
-            )
-            data = file.to_bytes()
-            breakdown = file.breakdown()
-            breakdown.update(_share_bytes(breakdown.pop("codes"), bits))
-            results.append((data, 8 * len(data) / (height * width), breakdown, one_caption, weight_map.values))
+                # 5. All parts to a file
+                file = Bitstream(
+                    *sizes[i][::-1],
+                    weight_map,
+                    captions[i],
+                    codes,
+                    self.hsvlc.fingerprint,
+                    coded_sides[i],
+                    caption_codec=caption_codec,
+                )
+                breakdown = file.breakdown()
+                breakdown.update(_share_bytes(breakdown.pop("codes"), bits))
+                return file.to_bytes(), breakdown, weight_map.values
+
+            budget = target_bytes if target_bpp is None else target_bpp * height * width / 8
+            if budget is None:
+                data, breakdown, values = encode(weight_maps[i])
+            else:
+                data, breakdown, values = fit_budget(weight_maps[i], encode, budget)
+            results.append((data, 8 * len(data) / (height * width), breakdown, one_caption, values, images[i]))
 
         columns = tuple(list(column) for column in zip(*results)) if is_list else results[0]
         self.maybe_free_model_hooks()

@@ -1,0 +1,105 @@
+"""Budgets: the weights that fill a number of bytes, and never exceed it."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .weight_map import CONSTANT_STEPS, WeightMap
+
+
+MAX_ENCODES = 10
+CLOSE_ENOUGH = 0.99  # of the budget
+RATE_GROWTH = 5  # of bytes with M: exp(5 M), measured on rsic-tiny; another only makes the search slower
+
+
+def fit_budget(wanted: WeightMap, encode: Callable[[WeightMap], tuple], target_bytes: int) -> tuple:
+    """Encode with the map nearest to `wanted` whose file has at most `target_bytes`, and nearly as many.
+
+    lambda(M) = c exp(7 M): to raise M by as much everywhere leaves the proportions between demands as they are. The
+    search goes up and down such a ladder, on which each step raises one cell by one level; cells of one weight take it
+    in turn, from the middle of what matters outwards. Where a small region's steps are coarser than the budget, what
+    is left goes to the cells with the least weight. In global mode the ladder is the constant's.
+
+    Args:
+        wanted (`WeightMap`): M as asked for.
+        encode (`Callable`): Gives a tuple for a map, the file's bytes first; called at most 10 times.
+        target_bytes (`int`): The budget.
+
+    Returns:
+        `tuple`: What `encode` gave for the best map.
+
+    Raises:
+        ValueError: The smallest possible file is larger.
+    """
+    tried = {}
+
+    def size(weight_map):
+        key = weight_map.cells.tobytes()
+        if key not in tried:
+            tried[key] = encode(weight_map)
+        return len(tried[key][0])
+
+    if wanted.levels == 1:
+        start, top = int(wanted.cells.flat[0]), CONSTANT_STEPS
+
+        def ladder(step):
+            return WeightMap(np.full_like(wanted.cells, step), 1)
+
+    else:
+        steps = _uniform_steps(wanted)
+        start, top = int(wanted.cells.sum(dtype=int)), len(steps)  # as many steps up, and the map is `wanted`
+
+        def ladder(step):
+            return _take(np.zeros_like(wanted.cells), steps[:step], wanted.levels)
+
+    smallest = size(ladder(0))
+    if smallest > target_bytes:
+        raise ValueError(
+            f"The smallest possible file of this photo and caption has {smallest} bytes, the budget is "
+            f"{target_bytes:g}; give more bytes or a shorter caption."
+        )
+
+    def search(ladder, start, top):
+        """The highest map of a ladder within the budget, or one that nearly fills it; `ladder(0)` is within."""
+        # Bytes are about proportional to this, so that between two known sizes a straight line tells where to look.
+        loads = np.array([np.exp(RATE_GROWTH * ladder(step).values).sum() for step in range(top + 1)])
+        low, high, guess = 0, top + 1, start or top
+        while high - low > 1 and len(tried) < MAX_ENCODES:
+            found = size(ladder(guess))
+            if CLOSE_ENOUGH * target_bytes <= found <= target_bytes:
+                return ladder(guess)
+            low, high = (guess, high) if found <= target_bytes else (low, guess)
+            if high > top:
+                guess = top
+                continue
+            known = [size(ladder(step)) for step in (low, high)]
+            aim = np.interp((1 + CLOSE_ENOUGH) / 2 * target_bytes, known, loads[[low, high]])
+            guess = int(np.clip(np.searchsorted(loads, aim), low + 1, high - 1))
+        return ladder(low)
+
+    best = search(ladder, start, top)
+    if best.levels > 1 and size(best) < CLOSE_ENOUGH * target_bytes:
+        lowest = best.cells.ravel() == best.cells.min()
+        left = [cell for cell in dict.fromkeys(steps) if lowest[cell]] * int(best.levels - 1 - best.cells.min())
+        search(lambda step: _take(best.cells, left[:step], best.levels), len(left) // 2, len(left))
+    return max((result for result in tried.values() if len(result[0]) <= target_bytes), key=lambda one: len(one[0]))
+
+
+def _uniform_steps(wanted: WeightMap) -> list[int]:
+    """The cells in the order in which they rise by one level, from 0 everywhere to L - 1 everywhere."""
+    cells, top = wanted.cells.astype(int), wanted.levels - 1
+    rows, columns = np.indices(cells.shape)
+    mass = np.maximum(cells, 1e-3) / np.maximum(cells, 1e-3).sum()
+    distance = np.hypot(rows - (mass * rows).sum(), columns - (mass * columns).sum())
+    order = np.lexsort((distance.ravel(), -cells.ravel()))
+    level = cells.ravel()[order]
+    steps = []
+    for shift in range(-top, top):
+        rises = np.clip(level + shift + 1, 0, top) > np.clip(level + shift, 0, top)
+        steps += order[rises].tolist()
+    return steps
+
+
+def _take(cells: np.ndarray, steps: list[int], levels: int) -> WeightMap:
+    rises = np.bincount(np.asarray(steps, int), minlength=cells.size).reshape(cells.shape)
+    return WeightMap((cells + rises).astype(np.uint8), levels)
