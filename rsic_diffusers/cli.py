@@ -14,7 +14,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 def main(argv=None) -> int:
     args = build_parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except (ValueError, OSError, MemoryError) as error:
         # ValueError: bad input, named by whoever met it (BitstreamError is one). OSError: files.
         print(f"rsic {args.command}: {_sentence(error)}", file=sys.stderr)
@@ -22,7 +22,6 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         print("rsic: interrupted.", file=sys.stderr)
         return 130
-    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,7 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
   rsic demo                                          encode and decode a photo, save one sheet of pictures
   rsic encode photo.jpg -o photo.rsic --caption "a lighthouse on a cliff" --box 120,40,300,380
   rsic inspect photo.rsic                            what the bytes are spent on
-  rsic decode photo.rsic -o photo.png""",
+  rsic decode photo.rsic -o photo.png
+  rsic encode photos -o files --budget 600           a folder; what is there already is skipped
+  accelerate launch -m rsic_diffusers.cli decode files -o pictures --device cuda    on all GPUs""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"rsic-diffusers {__version__}")
@@ -50,20 +51,37 @@ def build_parser() -> argparse.ArgumentParser:
         "--box",
         action="append",
         type=_numbers(4),
-        metavar="X0,Y0,X1,Y1",
-        help="what must stay faithful, in pixels; may be given several times",
+        metavar="X0,Y0,X1,Y1[:W]",
+        help="what must stay faithful, in pixels, and its weight; may be given several times, as the next two",
     )
 
     encode = commands.add_parser(
         "encode",
         parents=[model, demand],
         help="photo to .rsic file",
-        description="Compress a photo. With --box, --point or --mask the bytes go there; with none of them, evenly.",
+        description="Compress a photo, or a folder of photos. With --refer, --box, --point or --mask the bytes go "
+        "there; with none of them, evenly.",
     )
-    encode.add_argument("photo")
-    encode.add_argument("-o", "--output", help="default: the photo's name with .rsic, if there is none yet")
-    encode.add_argument("--point", action="append", type=_numbers(2), metavar="X,Y", help="a disc around this pixel")
+    encode.add_argument("photo", help="a photo, or a folder of photos")
+    encode.add_argument(
+        "-o", "--output", help="default: the photo's name with .rsic, if there is none yet; for a folder: a folder"
+    )
+    encode.add_argument(
+        "--refer",
+        action="append",
+        type=_phrase,
+        metavar="PHRASE[:W]",
+        help='"the dog:0.6"; needs --referring-model',
+    )
+    encode.add_argument(
+        "--point", action="append", type=_numbers(2), metavar="X,Y[:W]", help="a disc around this pixel"
+    )
     encode.add_argument("--mask", help="a picture of the photo's size; what is not black matters")
+    encode.add_argument("--demands", metavar="JSON", help="caption, demands and more by file name; see read_demands")
+    encode.add_argument(
+        "--referring-model", metavar="MODEL", help="finds phrases: a CLIP or CLIPSeg of transformers, folder or Hub id"
+    )
+    encode.add_argument("--budget", type=float, metavar="BYTES", help="fill so many bytes, and never more")
     encode.add_argument("--weight", type=float, default=1.0, help="fidelity there (or everywhere), 0 to 1 (1)")
     encode.add_argument("--background", type=float, default=0.0, help="fidelity elsewhere, 0 to 1 (0)")
     encode.add_argument("--levels", type=int, default=8, help="levels of the map, 2 to 8 (8)")
@@ -77,10 +95,16 @@ def build_parser() -> argparse.ArgumentParser:
     encode.set_defaults(run=run_encode)
 
     decode = commands.add_parser(
-        "decode", parents=[model], help=".rsic file to picture", description="Turn an .rsic file into a picture."
+        "decode",
+        parents=[model],
+        help=".rsic file to picture",
+        description="Turn an .rsic file, or a folder of them, into pictures.",
     )
-    decode.add_argument("file")
-    decode.add_argument("-o", "--output", help="default: the file's name with .png, if there is none yet")
+    decode.add_argument("file", help="an .rsic file, or a folder of them")
+    decode.add_argument(
+        "-o", "--output", help="default: the file's name with .png, if there is none yet; for a folder: a folder"
+    )
+    decode.add_argument("--batch-size", type=int, default=1, help="of a folder, pictures of one size at once (1)")
     decode.add_argument("--preset", help="\"paper\" is slow and exactly the paper's; default: the model's own")
     decode.add_argument("--steps", type=int, help="diffusion steps T")
     decode.add_argument("--recurrences", type=int, help="self-recurrences T_r of each step")
@@ -95,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("file")
     inspect.add_argument("--map", metavar="PNG", help="also save the map as a picture")
+    inspect.add_argument("--photo", help="the photo that the file was made of, to show the map over")
     inspect.set_defaults(run=run_inspect)
 
     demo = commands.add_parser(
@@ -111,45 +136,113 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_encode(args) -> None:
+def run_encode(args) -> int:
+    from .referring.demands import read_demands
+
+    listed = read_demands(args.demands) if args.demands else {}
+    demands = [("phrase", args.refer), ("box", args.box), ("point", args.point)]
+    asked = {
+        "caption": args.caption,
+        "referring": [
+            {kind: value, "weight": args.weight if weight is None else weight}
+            for kind, several in demands
+            for value, weight in several or []
+        ],
+        "mask": args.mask and _open_image(args.mask),
+        "weight": args.weight,
+        "background": args.background,
+        "levels": args.levels,
+        "target_bytes": args.budget,
+        "max_side": args.max_side or None,
+    }
+    if Path(args.photo).is_dir():
+        return _encode_folder(args, asked, listed)
     output = _output(args.output, args.photo, ".rsic")
     image = _open_image(args.photo)
-    mask = _open_image(args.mask) if args.mask else None
     encoder = _load("RSICEncoderPipeline", args)
-    encoder.set_progress_bar_config(disable=True)
-    out = encoder(
-        image,
-        caption=args.caption,
-        box=args.box,
-        point=args.point,
-        mask=mask,
-        weight=args.weight,
-        background=args.background,
-        levels=args.levels,
-        max_side=args.max_side or None,
-    )
+    out = encoder(image, **{**asked, **listed.get(Path(args.photo).name, {})})
     out.save(output)
     parts = ", ".join(f"{name} {size}" for name, size in out.breakdown.items())
     print(f"{output}: {len(out.bitstream)} bytes, {out.bpp:.4f} bpp ({parts})")
+    return 0
 
 
-def run_decode(args) -> None:
+def _encode_folder(args, asked, listed) -> int:
+    from PIL import Image
+
+    from .folders import plan, run
+
+    folder, output = Path(args.photo), _output_folder(args)
+    readable = [suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN]
+    jobs = plan(folder, output, readable, ".rsic")
+    unknown = set(listed) - {str(path.relative_to(folder)) for path in jobs}
+    if unknown:
+        raise ValueError(f"{args.demands} speaks of {', '.join(sorted(unknown))}, of which {folder} holds no photo.")
+    encoder = _load("RSICEncoderPipeline", args)
+
+    def work(inputs, outputs):
+        figures = []
+        for path, target in zip(inputs, outputs):
+            out = encoder(_open_image(path), **{**asked, **listed.get(str(path.relative_to(folder)), {})})
+            out.save(target)
+            figures.append({"bytes": len(out.bitstream), "bpp": round(out.bpp, 5), "breakdown": out.breakdown})
+        return figures
+
+    return _summary(run(jobs, work, output, "Encoding"), output)
+
+
+def run_decode(args) -> int:
+    settings = {"preset": args.preset, "num_inference_steps": args.steps, "num_recurrence_steps": args.recurrences}
+    settings["upscale"] = not args.no_upscale
+    if Path(args.file).is_dir():
+        return _decode_folder(args, settings)
     output = _output(args.output, args.file, ".png")
     _check_picture_name(output)
     data = Path(args.file).read_bytes()
     Bitstream.from_bytes(data)  # a damaged file is refused before torch is loaded
     decoder = _load("RSICDecoderPipeline", args)
-    result = decoder(
-        data,
-        preset=args.preset,
-        num_inference_steps=args.steps,
-        num_recurrence_steps=args.recurrences,
-        generator=_generator(args.seed),
-        upscale=not args.no_upscale,
-    )
+    decoder.set_progress_bar_config(disable=False)
+    result = decoder(data, generator=_generator(args.seed), **settings)
     picture = result.images[0]
     _save_image(picture, output)
     print(f"{output}: {picture.width} x {picture.height}, UNet evaluations: {result.num_unet_evaluations}")
+    return 0
+
+
+def _decode_folder(args, settings) -> int:
+    from .folders import plan, run
+
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
+    output = _output_folder(args)
+    jobs = plan(Path(args.file), output, [".rsic"], ".png")
+    decoder = _load("RSICDecoderPipeline", args)
+
+    def work(inputs, outputs):
+        generators = None if args.seed is None else [_generator(args.seed) for _ in inputs]
+        result = decoder(list(inputs), generator=generators, **settings)
+        for picture, target in zip(result.images, outputs):
+            _save_image(picture, target)
+        return [{"unet_evaluations": result.num_unet_evaluations}] * len(inputs)
+
+    def size(path):
+        file = Bitstream.read(path)
+        return file.width, file.height, file.coded_size
+
+    return _summary(run(jobs, work, output, "Decoding", size, args.batch_size), output)
+
+
+def _output_folder(args) -> Path:
+    if not args.output:
+        raise ValueError("A folder needs another for what is made of it; give it with -o.")
+    if Path(args.output).is_file():
+        raise ValueError(f"The output {args.output} is a file; give a folder.")
+    return Path(args.output)
+
+
+def _summary(counts, output) -> int:
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f"; see the report in {output}")
+    return 1 if counts["failed"] else 0
 
 
 def run_inspect(args) -> None:
@@ -172,12 +265,12 @@ def run_inspect(args) -> None:
     for row in weight_map.values:
         print("  " + "".join(2 * str(round(9 * float(value))) for value in row))
     if args.map:
-        from .evaluation.sheet import map_image
+        from .referring.map_image import map_image
 
         output = Path(args.map)
         _check_output(output, args.file)
         _check_picture_name(output)
-        _save_image(map_image(file), output)
+        _save_image(map_image(file, _open_image(args.photo) if args.photo else None), output)
         print(f"map saved to {output}")
 
 
@@ -185,7 +278,7 @@ def run_demo(args) -> None:
     output = Path(args.output)
     _check_output(output, args.photo)
     _check_picture_name(output)
-    caption, boxes = args.caption, args.box
+    caption, boxes = args.caption, [box for box, _ in args.box or []]
     if args.photo:
         image = _open_image(args.photo)
         boxes = boxes or [(image.width / 4, image.height / 4, image.width * 3 / 4, image.height * 3 / 4)]
@@ -196,7 +289,7 @@ def run_demo(args) -> None:
         caption = caption or "a woman in a navy uniform and cap in front of a flag"
         boxes = boxes or [(150, 40, 370, 310)]
     encoder, decoder = _load("RSICEncoderPipeline", args), _load("RSICDecoderPipeline", args)
-    encoder.set_progress_bar_config(disable=True)
+    decoder.set_progress_bar_config(disable=False)
 
     from .evaluation.demo import make_demo_sheet
 
@@ -219,7 +312,19 @@ def _load(class_name: str, args):
             torch.empty(0, device=args.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"The device {args.device!r} cannot be used here ({_sentence(error)})") from None
-    pipeline = getattr(rsic_diffusers, class_name).from_pretrained(args.model, dtype=getattr(torch, args.dtype))
+    components = {}
+    if getattr(args, "referring_model", None):
+        from .referring.heat_maps import load_referring_model
+
+        components["referring_model"] = load_referring_model(args.referring_model)
+    pipeline = getattr(rsic_diffusers, class_name).from_pretrained(
+        args.model, dtype=getattr(torch, args.dtype), **components
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    if args.device == "cuda":
+        from accelerate import PartialState
+
+        return pipeline.to(PartialState().device)  # under `accelerate launch`, this process's own
     return pipeline.to(args.device)
 
 
@@ -280,15 +385,26 @@ def _save_image(image, output: Path) -> None:
 
 def _numbers(count: int):
     def parse(text: str):
+        numbers, _, weight = text.partition(":")
         try:
-            values = tuple(float(part) for part in text.split(","))
+            values = tuple(float(part) for part in numbers.split(","))
+            weight = float(weight) if weight else None
         except ValueError:
             values = ()
         if len(values) != count:
             raise argparse.ArgumentTypeError(f"expected {count} numbers separated by commas, got {text!r}")
-        return values
+        return values, weight
 
     return parse
+
+
+def _phrase(text: str):
+    """ "the dog:0.6" is a phrase and its weight; a colon before anything but a number is part of the phrase."""
+    phrase, _, weight = text.rpartition(":")
+    try:
+        return phrase, float(weight)
+    except ValueError:
+        return text, None
 
 
 def _sentence(error) -> str:
