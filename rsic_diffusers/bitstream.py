@@ -58,6 +58,7 @@ class Bitstream:
         caption_codec (`str`): How the caption is to be written, see `encode_caption`.
         caption_payload (`tuple[int, bytes]`, *optional*): How it is written, in a file that was read: another version
             of the compression library could write it otherwise.
+        map_payload (`bytes`, *optional*): Likewise the map's bytes: later versions code the same map shorter.
     """
 
     width: int
@@ -69,6 +70,7 @@ class Bitstream:
     coded_side: int | None = None
     caption_codec: str = "auto"
     caption_payload: tuple[int, bytes] | None = None
+    map_payload: bytes | None = None
 
     @property
     def coded_size(self) -> tuple[int, int]:
@@ -84,7 +86,7 @@ class Bitstream:
             + self.fingerprint
             + self._size_field(),
             "caption": _varint(len(caption) << 2 | codec) + caption,
-            "map": encode_map(self.weight_map),
+            "map": self.map_payload or encode_map(self.weight_map),
             "codes": self.codes,
         }
 
@@ -169,6 +171,7 @@ class Bitstream:
             coded_side,
             CAPTION_CODECS[codec],
             caption_payload=(codec, payload),
+            map_payload=body[start : start + map_bytes],
         )
 
     @classmethod

@@ -322,9 +322,9 @@ def _load(class_name: str, args):
     )
     pipeline.set_progress_bar_config(disable=True)
     if args.device == "cuda":
-        from accelerate import PartialState
+        from accelerate import Accelerator
 
-        return pipeline.to(PartialState().device)  # under `accelerate launch`, this process's own
+        return pipeline.to(Accelerator().device)  # under `accelerate launch`, this process's own
     return pipeline.to(args.device)
 
 

@@ -1,6 +1,7 @@
 """Many files: a folder of photos to `.rsic` files, and a folder of those back to pictures.
 
-Under `accelerate launch` each process takes its share. What is there already is skipped, so that an interrupted run
+Under `accelerate launch` (on several GPUs) or torchrun with ACCELERATE_USE_CPU=true (accelerate itself starts a single
+process on CPUs) each process takes its share. What is there already is skipped, so that an interrupted run
 goes on; a file that fails is reported and does not stop the others. Each process writes a report, a line of JSON for
 each file.
 """
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from accelerate import PartialState
+from accelerate import Accelerator
 from tqdm import tqdm
 
 
@@ -54,7 +55,7 @@ def run(jobs: dict[Path, Path], work: Callable, output: Path, title: str, group_
     Returns:
         `dict[str, int]`: How many were "done", "skipped" and "failed".
     """
-    state = PartialState()
+    state = Accelerator()
     mine = sorted(jobs)[state.process_index :: state.num_processes]
     waiting = [path for path in mine if not jobs[path].exists()]
     counts = {"done": 0, "skipped": len(mine) - len(waiting), "failed": 0}

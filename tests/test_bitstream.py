@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rsic_diffusers.bitstream import Bitstream, BitstreamError, reduced_size, write_file
+from rsic_diffusers.referring.map_coding import _encode_patches, encode_map
 from rsic_diffusers.referring.weight_map import WeightMap
 
 
@@ -139,3 +140,14 @@ def test_write_file_is_all_or_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_file(target, b"new")
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_map_that_an_older_version_coded_longer_keeps_its_bytes():
+    rows = [[min(row, column, 7) for column in range(8)] for row in range(8)]
+    weight_map = WeightMap(np.array(rows, np.uint8), 8)
+    older = _encode_patches(weight_map.cells, 8, 24)
+    assert len(encode_map(weight_map)) < len(older)
+    file = Bitstream(512, 512, weight_map, "a dog", bytes(8), b"ab", map_payload=older)
+    again = Bitstream.from_bytes(file.to_bytes())
+    np.testing.assert_array_equal(again.weight_map.cells, weight_map.cells)
+    assert again.to_bytes() == file.to_bytes() and again.breakdown()["map"] == len(older)

@@ -1,5 +1,6 @@
 """The training scripts, run as a user would for a few steps, give a model that both pipelines load."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,21 +20,14 @@ RSIC_TINY = Path(resolve_model("rsic-tiny"))
 
 
 def launch(script, *arguments, expect=0, processes=1):
+    launcher = [sys.executable, "-W", "ignore", "-m", "accelerate.commands.launch", "--cpu"]
+    if processes > 1:  # on CPUs accelerate's own launcher starts one, whatever it is told
+        launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     result = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-m",
-            "accelerate.commands.launch",
-            "--num_processes",
-            str(processes),
-            "--cpu",
-        ]
-        + [str(TRAINING / script), *map(str, arguments)],
+        [*launcher, str(TRAINING / script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     assert (result.returncode == 0) == (expect == 0), result.stdout + result.stderr
     return result.stdout + result.stderr
@@ -102,6 +96,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(photos, tmp_path):
             assert "2/4" in printed
         weights.append((run / "hsvlc" / "diffusion_pytorch_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+    assert json.loads((run / "settings.json").read_text())["num_processes"] == 2
 
 
 @pytest.mark.parametrize("ablation", ["--single_layer", "--no_conditional_prior"])

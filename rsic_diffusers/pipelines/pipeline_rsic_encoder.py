@@ -190,7 +190,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 128 next below (at most 2048), and the decoder enlarges the picture again; Stable Diffusion 1.x was
                 trained on pictures of 512 pixels a side and loses the thread much above. Box, point and mask stay in
                 pixels of the photo as given, and bpp counts those. None: code it as large as it is.
-            caption_codec (`str`): "auto", "zlib", "brotli" or "raw".
+            caption_codec (`str`): "auto", "dictionary", "zlib", "brotli" or "raw".
 
         Returns:
             [`RSICEncoderOutput`], or a tuple of its values.
