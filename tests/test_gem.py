@@ -243,7 +243,7 @@ def test_a_picture_of_any_size_costs_the_same(clip, tokenizer, photo, width, hei
     assert abs(scores).max() <= 1
 
 
-def test_a_sharp_demand_of_gem_scores(clip):
+def test_gem_scores_checks_its_arguments(clip):
     with pytest.raises(ValueError, match="100 x 64 pixels; CLIP needs multiples of its patch size, 32"):
         gem_scores(clip, torch.zeros(1, 3, 64, 100), torch.tensor([[0, 5, 1]]))
     with pytest.raises(ValueError, match="from 1 to 7"):
