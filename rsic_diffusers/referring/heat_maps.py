@@ -1,0 +1,155 @@
+"""Phrases: a referring model and a phrase become a heat map over the picture."""
+
+import copy
+from math import sqrt
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers.utils import logging
+from transformers import CLIPModel, CLIPSegForImageSegmentation, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from .gem import PROMPT, gem_scores
+
+
+logger = logging.get_logger(__name__)
+
+GEM_SIDE = 448  # as the authors have it
+CLIPSEG_SIDE = 352  # as it was trained
+# Peak scores below which a phrase is taken to be nowhere. For CLIPSeg, a probability, the line between foreground and
+# background. For GEM, a cosine: rough, and not calibrated; OpenAI's CLIPs give whole pictures and captions that have
+# nothing to do with each other some 0.1 to 0.2.
+GEM_MIN_PEAK = 0.2
+CLIPSEG_MIN_PEAK = 0.5
+
+
+@torch.no_grad()
+def heat_map(referring_model, tokenizer, image: PIL.Image.Image, phrase: str) -> np.ndarray:
+    """Where in a picture a phrase is, as scores of the referring model's own scale; `min_max` brings them to [0, 1].
+
+    The referring model needs no class of its own, so that a pipeline saves and loads it as it does any component:
+
+    - A [`~transformers.CLIPModel`] (ViT-B/16, ViT-L/14, ...) localises by GEM, see `gem_scores`: cosine similarities
+      with "a photo of a {phrase}.". The picture keeps its proportions, at as many pixels as a square of 448, so any
+      shape costs the same.
+    - A [`~transformers.CLIPSegForImageSegmentation`]: probabilities, at 352 x 352 pixels whatever the proportions.
+    - Any callable `(image, phrase) -> scores`, of any finite scale and resolution: an array or tensor (H', W').
+      `functools.partial(heat_map, clip, clip_tokenizer)` is one.
+
+    CLIP and CLIPSeg compute in float32, in a copy if their weights are of another dtype: the differences between
+    patches are small beside the steps of bfloat16.
+
+    Args:
+        referring_model: See above; it is not changed.
+        tokenizer ([`~transformers.CLIPTokenizer`] or `None`): CLIP's, which Stable Diffusion 1.x has too. A callable
+            needs none.
+        image (`PIL.Image.Image`): The picture, of any size.
+        phrase (`str`): What to look for, best as a noun without an article: "red car".
+
+    Returns:
+        `np.ndarray` of shape (H', W'), float32: Scores, the higher the likelier, over the whole picture; H' and W' are
+        those of the model's input. If even the highest is low, or all are equal, a warning names it.
+
+    Raises:
+        ValueError: The phrase is empty or too long, the tokenizer is missing or of another vocabulary, the model is of
+            another kind, or a callable returned something else than a heat map.
+    """
+    if not isinstance(phrase, str):
+        raise ValueError(f"A phrase must be a string, got {type(phrase).__name__}.")
+    if not phrase.strip():
+        raise ValueError('The phrase is empty; say what matters, "red car" for example.')
+    image = image.convert("RGB")
+    if isinstance(referring_model, CLIPModel):
+        scores, min_peak = _gem(referring_model, tokenizer, image, phrase), GEM_MIN_PEAK
+    elif isinstance(referring_model, CLIPSegForImageSegmentation):
+        scores, min_peak = _clipseg(referring_model, tokenizer, image, phrase), CLIPSEG_MIN_PEAK
+    elif callable(referring_model) and not isinstance(referring_model, PreTrainedModel):
+        scores, min_peak = _as_scores(referring_model(image, phrase)), -np.inf
+    else:
+        raise ValueError(
+            f"{type(referring_model).__name__} can not localise phrases; the referring model must be a CLIPModel, a "
+            "CLIPSegForImageSegmentation or a callable (image, phrase) -> heat map."
+        )
+    peak = scores.max()
+    if peak < min_peak:
+        logger.warning(
+            f"The phrase {phrase!r} seems to be nowhere in the picture: its peak score is {peak:.3f}, where "
+            f"{min_peak:g} is expected at least. The map shows where it is the least unlikely."
+        )
+    elif peak == scores.min():
+        logger.warning(f"The phrase {phrase!r} is nowhere in the picture: its score is {peak:.3f} everywhere.")
+    return scores
+
+
+def min_max(scores: np.ndarray) -> np.ndarray:
+    """Bring a heat map to [0, 1]: 0 where its score is lowest, 1 where highest. A flat one becomes 0 everywhere."""
+    scores = scores.astype(np.float32)
+    low, high = scores.min(), scores.max()
+    return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
+
+
+def _gem(clip, tokenizer, image, phrase):
+    patch = clip.config.vision_config.patch_size
+    scale = GEM_SIDE / sqrt(image.width * image.height) / patch
+    height, width = (patch * max(1, round(side * scale)) for side in (image.height, image.width))
+    pixel_values = _pixel_values(image, height, width, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PIL.Image.Resampling.BICUBIC)
+    input_ids = _input_ids(clip, tokenizer, PROMPT.format(phrase.strip()))
+    scores = gem_scores(_in_float32(clip), pixel_values.to(clip.device), input_ids)
+    # As the authors: to the input's pixels before min-max, since interpolation lowers the peaks a little.
+    scores = F.interpolate(scores[:, None], size=(height, width), mode="bilinear")
+    return scores[0, 0].cpu().numpy()
+
+
+def _clipseg(clipseg, tokenizer, image, phrase):
+    mean, std, resample = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PIL.Image.Resampling.BILINEAR
+    pixel_values = _pixel_values(image, CLIPSEG_SIDE, CLIPSEG_SIDE, mean, std, resample)
+    input_ids = _input_ids(clipseg, tokenizer, phrase.strip())
+    logits = _in_float32(clipseg)(input_ids=input_ids, pixel_values=pixel_values.to(clipseg.device)).logits
+    # One picture's logits come with a batch dimension or without, as transformers' version has it.
+    return logits.sigmoid().reshape(logits.shape[-2:]).cpu().numpy()
+
+
+def _as_scores(result):
+    """What a callable returned, checked."""
+    scores = result.detach().float().cpu().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
+    if scores.ndim != 2 or scores.size == 0 or scores.dtype.kind not in "bfiu":
+        raise ValueError(
+            f"The referring model returned {type(result).__name__} of shape {scores.shape} and dtype {scores.dtype}; "
+            "a heat map is an array of numbers with 2 dimensions, (height, width)."
+        )
+    scores = scores.astype(np.float32)
+    if not np.isfinite(scores).all():
+        raise ValueError("The referring model returned a heat map with NaN or infinite scores; give finite ones.")
+    return scores
+
+
+def _pixel_values(image, height, width, mean, std, resample):
+    """(1, 3, height, width), normalised by each channel's mean and standard deviation."""
+    pixels = np.asarray(image.resize((width, height), resample), np.float32) / 255
+    pixels = (pixels - np.float32(mean)) / np.float32(std)
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def _input_ids(model, tokenizer, text):
+    """Tokens of `text`, (1, T), on the model's device."""
+    config = model.config.text_config
+    if tokenizer is None:
+        raise ValueError(f"{type(model).__name__} reads phrases through a tokenizer; give CLIP's.")
+    if tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"The tokenizer knows {tokenizer.vocab_size} tokens, {type(model).__name__} {config.vocab_size}; give its "
+            "own: as referring model, functools.partial(heat_map, model, CLIPTokenizer.from_pretrained(...))."
+        )
+    input_ids = tokenizer(text, return_tensors="pt").input_ids
+    if input_ids.shape[1] > config.max_position_embeddings:
+        raise ValueError(
+            f"The phrase makes {input_ids.shape[1]} tokens, {type(model).__name__} reads "
+            f"{config.max_position_embeddings}; make it shorter."
+        )
+    return input_ids.to(model.device)
+
+
+def _in_float32(model):
+    return model if model.dtype == torch.float32 else copy.deepcopy(model).float()
