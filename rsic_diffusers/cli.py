@@ -81,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--referring-model", metavar="MODEL", help="finds phrases: a CLIP or CLIPSeg of transformers, folder or Hub id"
     )
+    encode.add_argument(
+        "--fallback", choices=["global"], help="what to do with a photo in which a phrase is not found (warn)"
+    )
     encode.add_argument("--budget", type=float, metavar="BYTES", help="fill so many bytes, and never more")
     encode.add_argument("--weight", type=float, default=1.0, help="fidelity there (or everywhere), 0 to 1 (1)")
     encode.add_argument("--background", type=float, default=0.0, help="fidelity elsewhere, 0 to 1 (0)")
@@ -151,6 +154,7 @@ def run_encode(args) -> int:
         "mask": args.mask and _open_image(args.mask),
         "weight": args.weight,
         "background": args.background,
+        "fallback": args.fallback,
         "levels": args.levels,
         "target_bytes": args.budget,
         "max_side": args.max_side or None,

@@ -7,6 +7,7 @@ import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import logging
 
 from ..bitstream import (
     MAX_CODED_SIDE,
@@ -22,13 +23,16 @@ from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
 from ..referring.budget import fit_budget
 from ..referring.demands import check_weight, collect_demands, make_weight_map
+from ..referring.heat_maps import PhraseNotFoundError, heat_map, min_max
 from ..referring.weight_map import WeightMap
 from .base_model import check_latent_space
 from .latents import encode_image, resize
 from .pipeline_output import RSICEncoderOutput
 
 
-EXAMPLE_DOC_STRING = """
+logger = logging.get_logger(__name__)
+
+EXAMPLE_DOC_STRING = """""
         Examples:
         ```py
         >>> from PIL import Image
@@ -52,12 +56,15 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Pictures to latents.
         hsvlc ([`HSVLC`]): Latents to bytes.
         tokenizer ([`CLIPTokenizer`], *optional*): Tells whether the decoder can read all of a caption.
-        referring_model, captioner (*optional*): Not used yet.
+        referring_model (*optional*): Finds phrases: a [`CLIPModel`], a [`CLIPSegForImageSegmentation`] or any callable
+            (image, phrase) -> heat map, see `heat_map`.
+        captioner (*optional*): Not used yet.
     """
 
     model_cpu_offload_seq = "vae"
-    # Its coding methods are not `forward`, which is all that offloading hooks see; it is small.
-    _exclude_from_cpu_offload = ["hsvlc"]
+    # Offloading hooks see `forward` alone: not the coding methods of HSVLC, which is small, nor GEM, which calls the
+    # parts of its model.
+    _exclude_from_cpu_offload = ["hsvlc", "referring_model"]
     _optional_components = ["tokenizer", "referring_model", "captioner"]
 
     def __init__(self, vae, hsvlc: HSVLC, tokenizer=None, referring_model=None, captioner=None):
@@ -68,7 +75,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         )
         self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
 
-    def check_inputs(self, images, captions, demands, mode, target_bytes, target_bpp, max_side):
+    def check_inputs(self, images, captions, demands, mode, fallback, target_bytes, target_bpp, max_side):
         if mode not in (None, "global", "referring"):
             raise ValueError(f'mode must be "global", "referring" or None, got {mode!r}.')
         if mode == "global" and any(demands):
@@ -83,6 +90,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 "CLIPModel or CLIPSegForImageSegmentation of transformers, or a function); or say what matters with "
                 "box=, point= or mask=, which need none."
             )
+        if fallback not in (None, "global"):
+            raise ValueError(f'fallback must be "global" or None, got {fallback!r}.')
         if target_bytes is not None and target_bpp is not None:
             raise ValueError("target_bytes and target_bpp are two ways to say one thing; give one of them.")
         for name, target in (("target_bytes", target_bytes), ("target_bpp", target_bpp)):
@@ -139,13 +148,15 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 f"{cut!r}. Make the caption shorter."
             )
 
-    def locate(self, image: torch.Tensor, phrase: str) -> np.ndarray:
+    def locate(self, image: torch.Tensor, phrase: str, must_be_found: bool = False) -> np.ndarray:
         """Heat map of a phrase, values in [0, 1], of the referring model's own resolution.
 
         Args:
             image (`torch.Tensor` of shape (1, 3, H, W)): Values in [-1, 1].
+            must_be_found (`bool`): Raise [`PhraseNotFoundError`] if the model does not see it; otherwise warn.
         """
-        raise NotImplementedError
+        picture = self.image_processor.postprocess(image)[0]
+        return min_max(heat_map(self.referring_model, self.tokenizer, picture, phrase, must_be_found))
 
     @torch.no_grad()
     def __call__(
@@ -160,6 +171,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         background: float = 0.0,
         levels: int = 8,
         mode: str | None = None,
+        fallback: str | None = None,
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         max_side: int | None = 768,
@@ -183,6 +195,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             background (`float`): M elsewhere, in [0, 1].
             levels (`int`): L, levels of M in referring mode, 2 to 8.
             mode (`str`, *optional*): "global" or "referring"; by default referring if anything is referred to.
+            fallback (`str`, *optional*): "global": a photo in which a phrase is found nowhere is coded in global mode.
+                By default a warning says so, and the map follows the model's guess.
             target_bytes (`int`), target_bpp (`float`, *optional*): Budget for the whole file. The weights, in their
                 proportions (see `fit_budget`), are moved up or down until it is filled to a few percent, and never
                 exceeded; a photo that needs less even at M = 1 gets that.
@@ -213,19 +227,23 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         captions = [one or "" for one in captions]
         demands = [collect_demands(*one, weight=weight) for one in zip(*asked)]
         check_weight("background", background)
-        self.check_inputs(images, captions, demands, mode, target_bytes, target_bpp, max_side)
+        self.check_inputs(images, captions, demands, mode, fallback, target_bytes, target_bpp, max_side)
 
         # 2. Demands to weight maps
         tensors = [self.image_processor.preprocess(one) for one in images]  # (1, 3, H, W) in [-1, 1]
         sizes = [tuple(tensor.shape[-2:]) for tensor in tensors]
         coded_sides = [self._coded_side(*size, max_side) for size in sizes]
         coded_sizes = [reduced_size(*size, side) for size, side in zip(sizes, coded_sides)]
-        weight_maps = [
-            make_weight_map(*size, asked_for, background, levels, coded_size, partial(self.locate, tensor))
-            if asked_for
-            else WeightMap.constant(weight, *coded_size)
-            for tensor, size, coded_size, asked_for in zip(tensors, sizes, coded_sizes, demands)
-        ]
+        weight_maps = []
+        for tensor, size, coded_size, asked_for in zip(tensors, sizes, coded_sizes, demands):
+            locate = partial(self.locate, tensor, must_be_found=fallback == "global")
+            weight_map = WeightMap.constant(weight, *coded_size)
+            try:
+                if asked_for:
+                    weight_map = make_weight_map(*size, asked_for, background, levels, coded_size, locate)
+            except PhraseNotFoundError as error:
+                logger.warning(f"{error} Coded in global mode.")
+            weight_maps.append(weight_map)
 
         results = []
         for i, one_caption in enumerate(self.progress_bar(captions)):

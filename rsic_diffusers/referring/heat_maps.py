@@ -1,6 +1,8 @@
 """Phrases: a referring model and a phrase become a heat map over the picture."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from math import sqrt
 
 import numpy as np
@@ -8,7 +10,7 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from diffusers.utils import logging
-from transformers import CLIPModel, CLIPSegForImageSegmentation, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, CLIPModel, CLIPSegForImageSegmentation, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .gem import PROMPT, gem_scores
@@ -25,8 +27,28 @@ GEM_MIN_PEAK = 0.2
 CLIPSEG_MIN_PEAK = 0.5
 
 
+class PhraseNotFoundError(ValueError):
+    """What was referred to is nowhere in the picture, as far as the referring model can see."""
+
+
+def load_referring_model(name) -> Callable:
+    """A CLIP or CLIPSeg of transformers with its own tokenizer, from a folder or the Hub, as a referring model.
+
+    Raises:
+        ValueError: A model of another kind.
+    """
+    architecture = (AutoConfig.from_pretrained(name).architectures or ["?"])[0]
+    classes = {"CLIPModel": CLIPModel, "CLIPSegForImageSegmentation": CLIPSegForImageSegmentation}
+    if architecture not in classes:
+        raise ValueError(f"{name} is a {architecture}; phrases are found by one of {', '.join(classes)}.")
+    model = classes[architecture].from_pretrained(name, dtype=torch.float32).eval()
+    return partial(heat_map, model, AutoTokenizer.from_pretrained(name))
+
+
 @torch.no_grad()
-def heat_map(referring_model, tokenizer, image: PIL.Image.Image, phrase: str) -> np.ndarray:
+def heat_map(
+    referring_model, tokenizer, image: PIL.Image.Image, phrase: str, must_be_found: bool = False
+) -> np.ndarray:
     """Where in a picture a phrase is, as scores of the referring model's own scale; `min_max` brings them to [0, 1].
 
     The referring model needs no class of its own, so that a pipeline saves and loads it as it does any component:
@@ -36,7 +58,7 @@ def heat_map(referring_model, tokenizer, image: PIL.Image.Image, phrase: str) ->
       shape costs the same.
     - A [`~transformers.CLIPSegForImageSegmentation`]: probabilities, at 352 x 352 pixels whatever the proportions.
     - Any callable `(image, phrase) -> scores`, of any finite scale and resolution: an array or tensor (H', W').
-      `functools.partial(heat_map, clip, clip_tokenizer)` is one.
+      `functools.partial(heat_map, clip, clip_tokenizer)` is one, and brings a tokenizer of its own.
 
     CLIP and CLIPSeg compute in float32, in a copy if their weights are of another dtype: the differences between
     patches are small beside the steps of bfloat16.
@@ -47,12 +69,14 @@ def heat_map(referring_model, tokenizer, image: PIL.Image.Image, phrase: str) ->
             needs none.
         image (`PIL.Image.Image`): The picture, of any size.
         phrase (`str`): What to look for, best as a noun without an article: "red car".
+        must_be_found (`bool`): Raise where otherwise a warning says that the phrase seems to be nowhere.
 
     Returns:
         `np.ndarray` of shape (H', W'), float32: Scores, the higher the likelier, over the whole picture; H' and W' are
         those of the model's input. If even the highest is low, or all are equal, a warning names it.
 
     Raises:
+        PhraseNotFoundError: See `must_be_found`.
         ValueError: The phrase is empty or too long, the tokenizer is missing or of another vocabulary, the model is of
             another kind, or a callable returned something else than a heat map.
     """
@@ -61,6 +85,8 @@ def heat_map(referring_model, tokenizer, image: PIL.Image.Image, phrase: str) ->
     if not phrase.strip():
         raise ValueError('The phrase is empty; say what matters, "red car" for example.')
     image = image.convert("RGB")
+    if isinstance(referring_model, partial) and referring_model.func is heat_map:
+        return heat_map(*referring_model.args, image, phrase, must_be_found)
     if isinstance(referring_model, CLIPModel):
         scores, min_peak = _gem(referring_model, tokenizer, image, phrase), GEM_MIN_PEAK
     elif isinstance(referring_model, CLIPSegForImageSegmentation):
@@ -73,13 +99,16 @@ def heat_map(referring_model, tokenizer, image: PIL.Image.Image, phrase: str) ->
             "CLIPSegForImageSegmentation or a callable (image, phrase) -> heat map."
         )
     peak = scores.max()
+    message = f"The phrase {phrase!r} seems to be nowhere in the picture: its "
     if peak < min_peak:
-        logger.warning(
-            f"The phrase {phrase!r} seems to be nowhere in the picture: its peak score is {peak:.3f}, where "
-            f"{min_peak:g} is expected at least. The map shows where it is the least unlikely."
-        )
+        message += f"peak score is {peak:.3f}, where {min_peak:g} is expected at least."
     elif peak == scores.min():
-        logger.warning(f"The phrase {phrase!r} is nowhere in the picture: its score is {peak:.3f} everywhere.")
+        message += f"score is {peak:.3f} everywhere."
+    else:
+        return scores
+    if must_be_found:
+        raise PhraseNotFoundError(message)
+    logger.warning(f"{message} The map shows where it is the least unlikely.")
     return scores
 
 
