@@ -18,7 +18,9 @@ _NAMES = {
     "GuidedSelfRecurrentDDIMScheduler": "rsic_diffusers.schedulers.scheduling_guided_self_recurrent_ddim",
     "Bitstream": "rsic_diffusers.bitstream",
     "BitstreamError": "rsic_diffusers.bitstream",
+    "Demand": "rsic_diffusers.referring.demands",
     "WeightMap": "rsic_diffusers.referring.weight_map",
+    "load_referring_model": "rsic_diffusers.referring.heat_maps",
     # diffusers' loader looks for these in the library that a model_index.json names.
     "ModelMixin": "diffusers",
     "SchedulerMixin": "diffusers",

@@ -192,6 +192,23 @@ def test_two_demands_get_fidelity_by_their_weights(encoder, decoder, photo):
         assert psnr(better, photo, box) > psnr(worse, photo, box) + 1
 
 
+@pytest.mark.parametrize("shape", ["box", "mask"])
+def test_fidelity_grows_with_the_weight(encoder, decoder, photo, shape):
+    rows, columns = np.mgrid[40:310, 150:370]
+    ellipse = np.zeros((600, 512))
+    ellipse[40:310, 150:370] = np.hypot((rows - 175) / 135, (columns - 260) / 110) <= 1
+    demand = {"box": (150, 40, 370, 310)} if shape == "box" else {"mask": ellipse}
+    original = np.asarray(photo, float)[ellipse > 0]
+    errors, sizes = [], []
+    for weight in (0.25, 0.5, 0.75, 1):
+        out = encoder(photo, weight=weight, **demand)
+        picture = np.asarray(decoder(out.bitstream).images[0], float)[ellipse > 0]
+        errors.append(((picture - original) ** 2).mean())
+        sizes.append(len(out.bitstream))
+    assert all(worse > 1.1 * better for worse, better in zip(errors, errors[1:]))
+    assert sizes == sorted(sizes)
+
+
 def test_the_map_is_shown_over_the_photo(encoder, photo):
     shown = np.asarray(encoder(photo, box=(64, 64, 256, 256)).map_image(), int)
     np.testing.assert_array_equal(shown[64:256, 64:256], np.asarray(photo)[64:256, 64:256])
