@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from hub_server import TOKEN, HubServer
+from transformers import CLIPConfig, CLIPModel
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
 from rsic_diffusers.hub import resolve_model
@@ -253,3 +254,29 @@ def test_what_the_encoder_saves_gives_the_same_bytes_and_serves_no_decoder(encod
     assert ours == theirs
     with pytest.raises(ValueError, match="unet"):
         RSICDecoderPipeline.from_pretrained(tmp_path / "encoder")
+
+
+def test_a_referring_model_is_the_encoders_alone(run_python, tmp_path):
+    """In a cache of one's own, and from there without asking the Hub."""
+    torch.manual_seed(0)
+    tiny = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(text_config=tiny, vision_config={**tiny, "patch_size": 32, "image_size": 64})
+    shutil.copytree(FULL, tmp_path / "repo")
+    CLIPModel(config).save_pretrained(tmp_path / "repo" / "referring_model")
+    index = json.loads((tmp_path / "repo" / "model_index.json").read_text())
+    index["referring_model"] = ["transformers", "CLIPModel"]
+    (tmp_path / "repo" / "model_index.json").write_text(json.dumps(index))
+    server = HubServer({"org/refers": tmp_path / "repo"})
+    environment = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "unused")}
+    options = f'"org/refers", cache_dir="{tmp_path}/cache"'
+    code = LOAD.format(imports="rsic_diffusers", cls="RSICDecoderPipeline", arguments=options)
+    run_python(code, **environment)
+    assert folders(server.fetched, "org/refers") == WEIGHTS["RSICDecoderPipeline"]
+    server.fetched.clear()
+    code = LOAD.format(imports="rsic_diffusers", cls="RSICEncoderPipeline", arguments=options)
+    code += "print(type(pipeline.referring_model).__name__)"
+    assert "CLIPModel" in run_python(code, **environment)
+    assert folders(server.fetched, "org/refers") == {"referring_model"}
+    server.shutdown()
+    again = code.replace('cache"', 'cache", local_files_only=True')
+    assert "CLIPModel" in run_python(again, **environment)

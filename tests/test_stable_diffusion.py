@@ -15,6 +15,7 @@ import pytest
 import stable_diffusion
 import torch
 from hub_server import HubServer
+from safetensors.torch import load_file
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
 from rsic_diffusers.hub import resolve_model
@@ -43,6 +44,7 @@ def small(tmp_path_factory):
     components = stable_diffusion.make_components(stable_diffusion.SMALL)
     stable_diffusion.save_folder(components, TOKENIZER, root / "base")
     stable_diffusion.save_single_file(components, root / "base.safetensors")
+    torch.save({"state_dict": load_file(root / "base.safetensors")}, root / "base.ckpt")
     save_thin(root / "thin", str(root / "base"))
     return root
 
@@ -62,15 +64,15 @@ def decode(photo, dtype, *arguments, **options):
 def test_a_folder_a_single_file_and_a_thin_repo_are_one_model(small, small_photo):
     thin, _ = decode(small_photo, torch.float32, small / "thin")
     folder, decoder = decode(small_photo, torch.float32, small / "thin", base_model=small / "base")
-    single, other = decode(
-        small_photo, torch.float32, small / "thin", base_model=small / "base.safetensors", config=str(small / "base")
-    )
-    for name in ("unet", "vae", "text_encoder"):
-        ours, theirs = decoder.components[name].state_dict(), other.components[name].state_dict()
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert decoder.scheduler.config.steps_offset == other.scheduler.config.steps_offset == 1
     np.testing.assert_array_equal(thin, folder)
-    np.testing.assert_array_equal(single, folder)
+    for suffix in (".safetensors", ".ckpt"):
+        single_file = {"base_model": small / f"base{suffix}", "config": str(small / "base")}
+        single, other = decode(small_photo, torch.float32, small / "thin", **single_file)
+        for name in ("unet", "vae", "text_encoder"):
+            ours, theirs = decoder.components[name].state_dict(), other.components[name].state_dict()
+            assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+        assert decoder.scheduler.config.steps_offset == other.scheduler.config.steps_offset == 1
+        np.testing.assert_array_equal(single, folder)
 
 
 LOAD = """
