@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         type=_numbers(4),
         metavar="X0,Y0,X1,Y1[:W]",
-        help="what must stay faithful, in pixels, and its weight; may be given several times, as the next two",
+        help="what must stay faithful, in pixels, and its weight; may be given several times",
     )
 
     encode = commands.add_parser(
@@ -61,6 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="photo to .rsic file",
         description="Compress a photo, or a folder of photos. With --refer, --box, --point or --mask the bytes go "
         "there; with none of them, evenly.",
+        epilog="""a file for --demands, by the photos' names (in their folder):
+  {"harbour.jpg": {"caption": "a lighthouse above a harbour", "background": 0.1,
+                   "demands": [{"phrase": "the lighthouse"}, {"box": [10, 200, 90, 260], "weight": 0.6}]},
+   "dog.jpg": {"demands": {"mask": "dog-mask.png"}, "target_bytes": 600},
+   "sky.jpg": {"weight": 0.3}}""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     encode.add_argument("photo", help="a photo, or a folder of photos")
     encode.add_argument(
@@ -77,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--point", action="append", type=_numbers(2), metavar="X,Y[:W]", help="a disc around this pixel"
     )
     encode.add_argument("--mask", help="a picture of the photo's size; what is not black matters")
-    encode.add_argument("--demands", metavar="JSON", help="caption, demands and more by file name; see read_demands")
+    encode.add_argument("--demands", metavar="JSON", help="caption, demands and more by file name, see below")
     encode.add_argument(
         "--referring-model", metavar="MODEL", help="finds phrases: a CLIP or CLIPSeg of transformers, folder or Hub id"
     )

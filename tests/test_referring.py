@@ -136,11 +136,12 @@ def test_a_phrase_weighs_by_its_heat_map():
 
 def test_a_file_of_demands(tmp_path):
     path = tmp_path / "demands.json"
-    demands = [{"phrase": "the dog", "weight": 0.6}, {"box": [1, 2, 30, 40]}]
+    demands = [{"phrase": "the dog", "weight": 0.6}, {"box": [1, 2, 30, 40]}, {"mask": "masks/a.png"}]
     path.write_text(json.dumps({"a.jpg": {"caption": "a dog", "demands": demands}, "b.jpg": {"weight": 0.3}}))
     arguments = read_demands(path)
     assert arguments["b.jpg"] == {"weight": 0.3} and arguments["a.jpg"]["caption"] == "a dog"
-    dog, box = arguments["a.jpg"]["referring"]
+    dog, box, mask = arguments["a.jpg"]["referring"]
+    assert mask.mask == tmp_path / "masks" / "a.png"
     assert (dog.phrase, dog.weight, box.box, box.weight) == ("the dog", 0.6, (1, 2, 30, 40), 1.0)
     for text, message in (
         ("{", "is not JSON"),

@@ -136,6 +136,8 @@ def read_demands(path) -> dict[str, dict]:
                          "demands": [{"phrase": "the lighthouse"}, {"box": [10, 200, 90, 260], "weight": 0.6}]},
          "sky.jpg": {"weight": 0.3}}
 
+    The path of a mask is relative to the file.
+
     Returns:
         `dict[str, dict]`: For each file name, arguments of the encoder.
 
@@ -155,9 +157,16 @@ def read_demands(path) -> dict[str, dict]:
         if "demands" in entry:
             demands = entry.pop("demands")
             demands = demands if isinstance(demands, list) else [demands]
-            entry["referring"] = [Demand.from_dict(one) for one in demands]
+            entry["referring"] = [_relative_to(path, Demand.from_dict(one)) for one in demands]
         arguments[name] = entry
     return arguments
+
+
+def _relative_to(path, demand: Demand) -> Demand:
+    """A mask's path is meant from the file that names it."""
+    if not isinstance(demand.mask, str):
+        return demand
+    return dataclasses.replace(demand, mask=Path(path).parent / demand.mask)
 
 
 DEMAND_KEYS = ("caption", "demands", "background", "weight", "levels", "mode", "target_bytes", "target_bpp")
