@@ -152,3 +152,21 @@ def test_random_weight_maps_are_what_users_may_ask_for(monkeypatch):
     assert all(
         any(np.allclose(values * top, np.round(values * top), atol=1e-5) for top in range(1, 8)) for values in varied
     )
+
+
+def test_a_dataset_is_what_its_folder_is(photos, tmp_path):
+    """The same photos as a folder and through the package datasets: the same latents, so the same codec."""
+    pytest.importorskip("datasets")
+    (tmp_path / "dataset" / "train").mkdir(parents=True)
+    for path in photos.glob("[0-9].jpg"):
+        shutil.copy(path, tmp_path / "dataset" / "train")
+    options = ("--pretrained_model_name_or_path", RSIC_TINY, "--resolution", 128, "--max_train_steps", 1)
+    options += ("--train_batch_size", 1)
+    for name, source in (("folder", ("--train_data_dir", tmp_path / "dataset" / "train")),
+                         ("dataset", ("--dataset_name", tmp_path / "dataset"))):  # fmt: skip
+        launch("train_hsvlc.py", *options, *source, "--output_dir", tmp_path / name)
+    weights = [
+        (tmp_path / name / "hsvlc" / "diffusion_pytorch_model.safetensors").read_bytes()
+        for name in ("folder", "dataset")
+    ]
+    assert weights[0] == weights[1]

@@ -47,9 +47,8 @@ def dataset_photos(name, image_column, label_column):
         from datasets import Image as ImageFeature
         from datasets import load_dataset
     except ImportError as error:
-        # compressai holds NumPy below 2, and the newest pyarrow wants it above.
         raise ValueError(
-            f"--dataset_name needs the package datasets, and a pyarrow that works with the NumPy that is here: {error}"
+            f'--dataset_name needs the package datasets: pip install "rsic-diffusers[datasets]" ({error}).'
         ) from None
     dataset = load_dataset(name, split="train")
     for column in (image_column, label_column):
