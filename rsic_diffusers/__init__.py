@@ -16,6 +16,7 @@ _NAMES = {
     "RSICDecoderOutput": "rsic_diffusers.pipelines.pipeline_output",
     "HSVLC": "rsic_diffusers.models.hsvlc",
     "GuidedSelfRecurrentDDIMScheduler": "rsic_diffusers.schedulers.scheduling_guided_self_recurrent_ddim",
+    "Captioner": "rsic_diffusers.description.captioners",
     "Bitstream": "rsic_diffusers.bitstream",
     "BitstreamError": "rsic_diffusers.bitstream",
     "Demand": "rsic_diffusers.referring.demands",

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (float32)")
 
     demand = argparse.ArgumentParser(add_help=False)
-    demand.add_argument("--caption", help="what the picture shows; the decoder imagines by it")
+    demand.add_argument("--caption", help='what the picture shows; the decoder imagines by it ("": nothing)')
     demand.add_argument(
         "--box",
         action="append",
@@ -86,6 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
     encode.add_argument("--demands", metavar="JSON", help="caption, demands and more by file name, see below")
     encode.add_argument(
         "--referring-model", metavar="MODEL", help="finds phrases: a CLIP or CLIPSeg of transformers, folder or Hub id"
+    )
+    encode.add_argument(
+        "--captioner",
+        metavar="MODEL",
+        help="describes what has no caption: LLaVA, SmolVLM, BLIP, ... of transformers, folder or Hub id",
+    )
+    encode.add_argument(
+        "--caption-bytes", type=int, default=60, metavar="N", help="most bytes for what the captioner says (60)"
     )
     encode.add_argument(
         "--fallback", choices=["global"], help="what to do with a photo in which a phrase is not found (warn)"
@@ -164,6 +172,7 @@ def run_encode(args) -> int:
         "levels": args.levels,
         "target_bytes": args.budget,
         "max_side": args.max_side or None,
+        "caption_bytes": args.caption_bytes,
     }
     if Path(args.photo).is_dir():
         return _encode_folder(args, asked, listed)
@@ -322,7 +331,16 @@ def _load(class_name: str, args):
             torch.empty(0, device=args.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"The device {args.device!r} cannot be used here ({_sentence(error)})") from None
+    device = args.device
+    if device == "cuda":
+        from accelerate import Accelerator
+
+        device = Accelerator().device  # under `accelerate launch`, this process's own
     components = {}
+    if getattr(args, "captioner", None) and args.caption is None:  # else it would not be asked
+        from .description.captioners import Captioner
+
+        components["captioner"] = Captioner.from_pretrained(args.captioner, getattr(torch, args.dtype), device)
     if getattr(args, "referring_model", None):
         from .referring.heat_maps import load_referring_model
 
@@ -331,11 +349,7 @@ def _load(class_name: str, args):
         args.model, dtype=getattr(torch, args.dtype), **components
     )
     pipeline.set_progress_bar_config(disable=True)
-    if args.device == "cuda":
-        from accelerate import Accelerator
-
-        return pipeline.to(Accelerator().device)  # under `accelerate launch`, this process's own
-    return pipeline.to(args.device)
+    return pipeline.to(device)
 
 
 def _generator(seed):

@@ -19,6 +19,8 @@ from ..bitstream import (
     Bitstream,
     reduced_size,
 )
+from ..description.captioners import check_captioner, describe
+from ..description.text_coding import MAX_CAPTION_BYTES, encode_caption
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
 from ..referring.budget import fit_budget
@@ -58,7 +60,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         tokenizer ([`CLIPTokenizer`], *optional*): Tells whether the decoder can read all of a caption.
         referring_model (*optional*): Finds phrases: a [`CLIPModel`], a [`CLIPSegForImageSegmentation`] or any callable
             (image, phrase) -> heat map, see `heat_map`.
-        captioner (*optional*): Not used yet.
+        captioner (*optional*): Describes photos that come without a caption: a [`Captioner`] or any callable
+            (image) -> str, see `describe`.
     """
 
     model_cpu_offload_seq = "vae"
@@ -75,7 +78,19 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         )
         self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
 
-    def check_inputs(self, images, captions, demands, mode, fallback, target_bytes, target_bpp, max_side):
+    def check_inputs(
+        self,
+        images,
+        captions,
+        demands,
+        mode,
+        fallback,
+        target_bytes,
+        target_bpp,
+        max_side,
+        caption_bytes,
+        caption_codec,
+    ):
         if mode not in (None, "global", "referring"):
             raise ValueError(f'mode must be "global", "referring" or None, got {mode!r}.')
         if mode == "global" and any(demands):
@@ -99,6 +114,11 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 raise ValueError(f"{name} must be a number above 0, got {target!r}.")
         if max_side is not None and not (isinstance(max_side, int) and max_side >= SIDE_STEP):
             raise ValueError(f"max_side must be a whole number from {SIDE_STEP} up, or None, got {max_side!r}.")
+        if not (isinstance(caption_bytes, int) and caption_bytes >= 0):
+            raise ValueError(f"caption_bytes must be a whole number from 0 up, got {caption_bytes!r}.")
+        encode_caption("", caption_codec)  # refuses an unknown codec
+        if any(caption is None for caption in captions):
+            check_captioner(self.captioner)
         for image, caption in zip(images, captions):
             if isinstance(image, PIL.Image.Image):
                 width, height = image.size
@@ -125,6 +145,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                     f"The picture is {width} x {height} pixels; sides go up to {MAX_SIDE} and pixels to {limit}. "
                     + ("Make it smaller first." if is_reduced else "Give a max_side (768, say) to code it smaller.")
                 )
+            if caption is None:
+                continue  # the captioner's turn
             if not isinstance(caption, str):
                 raise ValueError(f"A caption must be a string, got {type(caption).__name__}.")
             self._check_caption(caption)
@@ -147,6 +169,16 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 f"The caption has {len(tokens)} tokens and the text encoder reads {limit}; it would not read "
                 f"{cut!r}. Make the caption shorter."
             )
+
+    def _is_short(self, caption, caption_bytes, caption_codec) -> bool:
+        """Whether a caption keeps to its bytes and the decoder reads all of it."""
+        if len(caption.encode()) > MAX_CAPTION_BYTES:
+            return False
+        if len(encode_caption(caption, caption_codec)[1]) > caption_bytes:
+            return False
+        if self.tokenizer is None:
+            return True
+        return len(self.tokenizer(caption, truncation=False).input_ids) <= self.tokenizer.model_max_length
 
     def locate(self, image: torch.Tensor, phrase: str, must_be_found: bool = False) -> np.ndarray:
         """Heat map of a phrase, values in [0, 1], of the referring model's own resolution.
@@ -175,6 +207,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         max_side: int | None = 768,
+        caption_bytes: int = 60,
         caption_codec: str = "auto",
         return_dict: bool = True,
     ) -> RSICEncoderOutput | tuple:
@@ -184,7 +217,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             image (`PIL.Image.Image`, `np.ndarray` (H, W, 3) or `torch.Tensor` (3, H, W) in [0, 1], or a list): The
                 photo, at least 64 x 64 pixels. With a list, `caption`, `referring`, `box`, `point` and `mask` are
                 lists of as many (None for none).
-            caption (`str`, *optional*): What the picture shows; the decoder imagines by it. Default: empty.
+            caption (`str`, *optional*): What the picture shows; the decoder imagines by it. None: what the captioner
+                says, or nothing without a captioner. Any string is used as it is; "" means no caption.
             referring: What must stay faithful: a phrase ("the lighthouse"), a [`Demand`] with a weight of its own, a
                 dict of one's fields, or a list of such. Phrases need a `referring_model`.
             box: (x0, y0, x1, y1) in pixels of the photo, or a list of boxes.
@@ -204,6 +238,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 128 next below (at most 2048), and the decoder enlarges the picture again; Stable Diffusion 1.x was
                 trained on pictures of 512 pixels a side and loses the thread much above. Box, point and mask stay in
                 pixels of the photo as given, and bpp counts those. None: code it as large as it is.
+            caption_bytes (`int`): Most coded bytes of a caption by the captioner (the paper's take about 60); it is
+                held to what the text encoder reads, too.
             caption_codec (`str`): "auto", "dictionary", "zlib", "brotli" or "raw".
 
         Returns:
@@ -224,10 +260,21 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 ("caption", caption), ("referring", referring), ("box", box), ("point", point), ("mask", mask)
             )
         )  # fmt: skip
-        captions = [one or "" for one in captions]
+        captions = ["" if one is None and self.captioner is None else one for one in captions]
         demands = [collect_demands(*one, weight=weight) for one in zip(*asked)]
         check_weight("background", background)
-        self.check_inputs(images, captions, demands, mode, fallback, target_bytes, target_bpp, max_side)
+        self.check_inputs(
+            images,
+            captions,
+            demands,
+            mode,
+            fallback,
+            target_bytes,
+            target_bpp,
+            max_side,
+            caption_bytes,
+            caption_codec,
+        )
 
         # 2. Demands to weight maps
         tensors = [self.image_processor.preprocess(one) for one in images]  # (1, 3, H, W) in [-1, 1]
@@ -246,18 +293,23 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             weight_maps.append(weight_map)
 
         results = []
-        for i, one_caption in enumerate(self.progress_bar(captions)):
+        is_short = partial(self._is_short, caption_bytes=caption_bytes, caption_codec=caption_codec)
+        for i in self.progress_bar(range(len(images))):
             height, width = sizes[i]
-            # 3. Photo to latents, z_0
+            # 3. Photo to caption, where it brings none
+            if captions[i] is None:
+                captions[i] = describe(self.captioner, self.image_processor.postprocess(tensors[i])[0], is_short)
+
+            # 4. Photo to latents, z_0
             vae_input = resize(tensors[i], coded_sizes[i]).to(self._execution_device, self.vae.dtype)
             latents = encode_image(self.vae, vae_input)  # (1, 4, ceil(H/8), ceil(W/8))
 
             def encode(weight_map, i=i, latents=latents.to(self.hsvlc.dtype)):
-                # 4. Latents to codes, by M
+                # 5. Latents to codes, by M
                 values = torch.from_numpy(weight_map.values)[None, None]
                 codes, bits = self.hsvlc.compress(latents, values, return_bits=True)
 
-                # 5. All parts to a file
+                # 6. All parts to a file
                 file = Bitstream(
                     *sizes[i][::-1],
                     weight_map,
@@ -276,7 +328,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 data, breakdown, values = encode(weight_maps[i])
             else:
                 data, breakdown, values = fit_budget(weight_maps[i], encode, budget)
-            results.append((data, 8 * len(data) / (height * width), breakdown, one_caption, values, images[i]))
+            results.append((data, 8 * len(data) / (height * width), breakdown, captions[i], values, images[i]))
 
         columns = tuple(list(column) for column in zip(*results)) if is_list else results[0]
         self.maybe_free_model_hooks()
