@@ -21,6 +21,7 @@ _NAMES = {
     "BitstreamError": "rsic_diffusers.bitstream",
     "Demand": "rsic_diffusers.referring.demands",
     "WeightMap": "rsic_diffusers.referring.weight_map",
+    "ReferringModel": "rsic_diffusers.referring.heat_maps",
     "load_referring_model": "rsic_diffusers.referring.heat_maps",
     # diffusers' loader looks for these in the library that a model_index.json names.
     "ModelMixin": "diffusers",

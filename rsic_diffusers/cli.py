@@ -15,8 +15,9 @@ def main(argv=None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return args.run(args) or 0
-    except (ValueError, OSError, MemoryError) as error:
-        # ValueError: bad input, named by whoever met it (BitstreamError is one). OSError: files.
+    except (ValueError, OSError, MemoryError, OverflowError, RuntimeError) as error:
+        # ValueError: bad input, named by whoever met it (BitstreamError is one). OSError: files. RuntimeError: torch's
+        # own, a GPU out of memory for one.
         print(f"rsic {args.command}: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -47,13 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     demand = argparse.ArgumentParser(add_help=False)
     demand.add_argument("--caption", help='what the picture shows; the decoder imagines by it ("": nothing)')
-    demand.add_argument(
-        "--box",
-        action="append",
-        type=_numbers(4),
-        metavar="X0,Y0,X1,Y1[:W]",
-        help="what must stay faithful, in pixels, and its weight; may be given several times",
-    )
 
     encode = commands.add_parser(
         "encode",
@@ -78,6 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
         type=_phrase,
         metavar="PHRASE[:W]",
         help='"the dog:0.6"; needs --referring-model',
+    )
+    encode.add_argument(
+        "--box",
+        action="append",
+        type=_numbers(4),
+        metavar="X0,Y0,X1,Y1[:W]",
+        help="what must stay faithful, in pixels, and its weight; may be given several times",
     )
     encode.add_argument(
         "--point", action="append", type=_numbers(2), metavar="X,Y[:W]", help="a disc around this pixel"
@@ -147,6 +148,13 @@ def build_parser() -> argparse.ArgumentParser:
         "sheet beside what a standard codec makes of as many bytes. Without a photo: one that matplotlib ships.",
     )
     demo.add_argument("photo", nargs="?")
+    demo.add_argument(
+        "--box",
+        action="append",
+        type=_numbers(4, weighted=False),
+        metavar="X0,Y0,X1,Y1",
+        help="what must stay faithful, in pixels; may be given several times",
+    )
     demo.add_argument("-o", "--output", default="rsic_demo.png", help="the sheet (rsic_demo.png)")
     demo.add_argument("--seed", type=int, help="noise seed; default: from the files")
     demo.set_defaults(run=run_demo)
@@ -154,18 +162,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_encode(args) -> int:
+    from .images import open_image
     from .referring.demands import read_demands
 
     listed = read_demands(args.demands) if args.demands else {}
     demands = [("phrase", args.refer), ("box", args.box), ("point", args.point)]
+    if args.mask:
+        demands.append(("mask", [(args.mask, None)]))
     asked = {
         "caption": args.caption,
         "referring": [
-            {kind: value, "weight": args.weight if weight is None else weight}
+            {kind: value} | ({} if weight is None else {"weight": weight})
             for kind, several in demands
             for value, weight in several or []
-        ],
-        "mask": args.mask and _open_image(args.mask),
+        ]
+        or None,
         "weight": args.weight,
         "background": args.background,
         "fallback": args.fallback,
@@ -177,19 +188,34 @@ def run_encode(args) -> int:
     if Path(args.photo).is_dir():
         return _encode_folder(args, asked, listed)
     output = _output(args.output, args.photo, ".rsic")
-    image = _open_image(args.photo)
+    name = Path(args.photo).name
+    if listed and name not in listed:
+        raise ValueError(f"{args.demands} does not speak of {name}; it names {', '.join(listed)}.")
+    image = open_image(args.photo)
     encoder = _load("RSICEncoderPipeline", args)
-    out = encoder(image, **{**asked, **listed.get(Path(args.photo).name, {})})
+    out = encoder(image, **_asked_of(name, asked, listed))
     out.save(output)
     parts = ", ".join(f"{name} {size}" for name, size in out.breakdown.items())
     print(f"{output}: {len(out.bitstream)} bytes, {out.bpp:.4f} bpp ({parts})")
     return 0
 
 
+def _asked_of(name, asked, listed) -> dict:
+    """Arguments of the encoder for one photo: what its own entry says, and for the rest the command line.
+
+    An entry that says what matters says all of it, and a budget in bytes takes the place of one in bpp.
+    """
+    own = listed.get(name, {})
+    replaced = {"referring", "mode"} if {"referring", "mode"} & set(own) else set()
+    replaced |= {"target_bytes", "target_bpp"} if {"target_bytes", "target_bpp"} & set(own) else set()
+    return {name: value for name, value in asked.items() if name not in replaced} | own
+
+
 def _encode_folder(args, asked, listed) -> int:
     from PIL import Image
 
     from .folders import plan, run
+    from .images import open_image
 
     folder, output = Path(args.photo), _output_folder(args)
     readable = [suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN]
@@ -198,11 +224,12 @@ def _encode_folder(args, asked, listed) -> int:
     if unknown:
         raise ValueError(f"{args.demands} speaks of {', '.join(sorted(unknown))}, of which {folder} holds no photo.")
     encoder = _load("RSICEncoderPipeline", args)
+    encoder.check_arguments(**asked)  # what is wrong for all photos is said once
 
     def work(inputs, outputs):
         figures = []
         for path, target in zip(inputs, outputs):
-            out = encoder(_open_image(path), **{**asked, **listed.get(str(path.relative_to(folder)), {})})
+            out = encoder(open_image(path), **_asked_of(str(path.relative_to(folder)), asked, listed))
             out.save(target)
             figures.append({"bytes": len(out.bitstream), "bpp": round(out.bpp, 5), "breakdown": out.breakdown})
         return figures
@@ -283,28 +310,34 @@ def run_inspect(args) -> None:
     print("map      (0 to 9: fidelity; one character pair for each 64 x 64 coded pixels)")
     for row in weight_map.values:
         print("  " + "".join(2 * str(round(9 * float(value))) for value in row))
+    if args.photo and not args.map:
+        raise ValueError("--photo is what the map is shown over; give --map a name for the picture.")
     if args.map:
+        from .images import open_image
         from .referring.map_image import map_image
 
         output = Path(args.map)
-        _check_output(output, args.file)
+        for source in (args.file, args.photo):
+            _check_output(output, source)
         _check_picture_name(output)
-        _save_image(map_image(file, _open_image(args.photo) if args.photo else None), output)
+        _save_image(map_image(file, open_image(args.photo) if args.photo else None), output)
         print(f"map saved to {output}")
 
 
 def run_demo(args) -> None:
+    from .images import open_image
+
     output = Path(args.output)
     _check_output(output, args.photo)
     _check_picture_name(output)
     caption, boxes = args.caption, [box for box, _ in args.box or []]
     if args.photo:
-        image = _open_image(args.photo)
+        image = open_image(args.photo)
         boxes = boxes or [(image.width / 4, image.height / 4, image.width * 3 / 4, image.height * 3 / 4)]
     else:
         from matplotlib.cbook import get_sample_data
 
-        image = _open_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
+        image = open_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
         caption = caption or "a woman in a navy uniform and cap in front of a flag"
         boxes = boxes or [(150, 40, 370, 310)]
     encoder, decoder = _load("RSICEncoderPipeline", args), _load("RSICDecoderPipeline", args)
@@ -344,7 +377,7 @@ def _load(class_name: str, args):
     if getattr(args, "referring_model", None):
         from .referring.heat_maps import load_referring_model
 
-        components["referring_model"] = load_referring_model(args.referring_model)
+        components["referring_model"] = load_referring_model(args.referring_model, device)
     pipeline = getattr(rsic_diffusers, class_name).from_pretrained(
         args.model, dtype=getattr(torch, args.dtype), **components
     )
@@ -358,15 +391,6 @@ def _generator(seed):
     import torch
 
     return torch.Generator("cpu").manual_seed(seed)
-
-
-def _open_image(path):
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError):
-        raise ValueError(f"{path} is not an image that Pillow can read; give a JPEG, PNG or WebP file.") from None
 
 
 def _output(name, source, suffix: str) -> Path:
@@ -407,9 +431,9 @@ def _save_image(image, output: Path) -> None:
     write_file(output, buffer.getvalue())
 
 
-def _numbers(count: int):
+def _numbers(count: int, weighted: bool = True):
     def parse(text: str):
-        numbers, _, weight = text.partition(":")
+        numbers, _, weight = text.partition(":") if weighted else (text, "", "")
         try:
             values = tuple(float(part) for part in numbers.split(","))
             weight = float(weight) if weight else None

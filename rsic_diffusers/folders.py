@@ -7,6 +7,7 @@ each file.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,13 +16,15 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 
-FAILURES = (ValueError, OSError, MemoryError, RuntimeError)  # RuntimeError: torch's own, out of memory for one
-
-
-def find_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """All files in a folder and those below it whose names end so, sorted."""
+def find_files(folder: Path, suffixes: Iterable[str], output: Path) -> list[Path]:
+    """All files in a folder and those below it whose names end so, sorted; what is below `output` was made here."""
     suffixes = {suffix.lower() for suffix in suffixes}
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    made_here = output.resolve() if output.resolve() != folder.resolve() else None
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes and path.is_file() and made_here not in path.resolve().parents
+    )
 
 
 def plan(folder: Path, output: Path, suffixes: Iterable[str], suffix: str) -> dict[Path, Path]:
@@ -30,7 +33,8 @@ def plan(folder: Path, output: Path, suffixes: Iterable[str], suffix: str) -> di
     Raises:
         ValueError: No such file in the folder, or two that would be written to one.
     """
-    jobs = {path: (output / path.relative_to(folder)).with_suffix(suffix) for path in find_files(folder, suffixes)}
+    found = find_files(folder, suffixes, output)
+    jobs = {path: (output / path.relative_to(folder)).with_suffix(suffix) for path in found}
     if not jobs:
         raise ValueError(f"{folder} holds no file whose name ends in one of {', '.join(sorted(suffixes))}.")
     sources = {}
@@ -76,12 +80,14 @@ def run(jobs: dict[Path, Path], work: Callable, output: Path, title: str, group_
                 jobs[path].parent.mkdir(parents=True, exist_ok=True)
             try:
                 results = work(batch, [jobs[path] for path in batch])
-            except FAILURES as error:
+            except Exception as error:  # a file may fail in any way, and the others do not wait for it
                 if len(batch) > 1:  # whose fault it is shows one by one
                     for path in batch:
                         do([path])
                     return
-                write(batch[0], error=" ".join(str(error).split()))
+                message = " ".join(f"{error}".split()) or type(error).__name__
+                write(batch[0], error=message)
+                tqdm.write(f"{batch[0]}: {message}", file=sys.stderr)
                 counts["failed"] += 1
             else:
                 seconds = (time.perf_counter() - start) / len(batch)
@@ -101,7 +107,7 @@ def _batches(paths, group_of, batch_size):
     for path in paths:
         try:
             group = group_of(path) if group_of else None
-        except FAILURES:
+        except Exception:
             group = path  # alone; its work will say what is wrong
         groups.setdefault(group, []).append(path)
     for members in groups.values():

@@ -180,6 +180,32 @@ class FromPretrainedMixin:
         return pipeline
 
     @classmethod
+    def from_pipe(cls, pipeline, hsvlc=None, scheduler=None, dtype=None, torch_dtype=None, **kwargs):
+        """A pipeline of the components of another one, shared and as they are.
+
+        Args:
+            pipeline ([`DiffusionPipeline`]): A `StableDiffusionPipeline`, say.
+            hsvlc ([`HSVLC`]): The codec, trained for the pipeline's VAE; not needed if `pipeline` has one.
+            scheduler ([`GuidedSelfRecurrentDDIMScheduler`], *optional*): Of a decoder. Default: the paper's settings
+                over the noise schedule of the pipeline's scheduler.
+            dtype (`torch.dtype`, *optional*): Cast the shared components to it; by default they stay as they are.
+            kwargs: Components to take in place of the pipeline's.
+        """
+        given = {"hsvlc": hsvlc, "scheduler": scheduler, **kwargs}
+        own = {}
+        for name in cls._get_signature_keys(cls)[0]:
+            own[name] = pipeline.components.get(name) if given.get(name) is None else given[name]
+        missing = [name for name in own if own[name] is None and name not in cls._optional_components]
+        if missing:
+            raise ValueError(f"{type(pipeline).__name__} has no {', '.join(missing)}; give them by name.")
+        if "scheduler" in own and not isinstance(own["scheduler"], GuidedSelfRecurrentDDIMScheduler):
+            own["scheduler"] = adopt_noise_schedule(None, own["scheduler"].config)
+        own["hsvlc"].to(own["vae"].device)
+        made = cls(**own)
+        dtype = dtype or torch_dtype
+        return made if dtype is None else made.to(dtype)
+
+    @classmethod
     def download(cls, pretrained_model_name, **kwargs):
         """Fetch only what this pipeline is made of (and was not given by name): no UNet for the encoder."""
         # diffusers fetches every folder that the index names, but for components that the caller passes.

@@ -75,7 +75,13 @@ def test_mask_point_and_global(photo_file, tmp_path, small_photo):
         (["decode", "CUT"], "checksum"),
         (["decode", "FOREIGN"], "made for the codec"),
         (["decode", "FOREIGN", "-o", "OUT.xyz"], "no .xyz pictures"),
+        (["encode", "PHOTO", "--caption", "half a \ud83d"], "surrogate"),
+        (["encode", "PHOTO", "--mask", "TEXT"], "not an image"),
+        (["encode", "PHOTO", "--refer", "the dog"], "needs a model that finds it"),
+        (["encode", "PHOTO", "--budget", "5"], "smallest possible file"),
         (["inspect", "CUT"], "checksum"),
+        (["inspect", "FOREIGN", "--photo", "PHOTO"], "give --map"),
+        (["inspect", "FOREIGN", "--map", "PHOTO", "--photo", "PHOTO"], "is the input"),
         (["demo", "TEXT"], "not an image"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from rsic_diffusers.bitstream import Bitstream
 from rsic_diffusers.cli import main
+from rsic_diffusers.folders import plan, run
 
 
 @pytest.fixture
@@ -67,6 +69,25 @@ def test_there_and_back(photos, tmp_path, capsys):
     assert np.abs(together - alone).max() <= 2 and Image.open(pictures / "d.png").size == (100, 128)
 
 
+def test_no_failure_of_one_file_stops_the_others(photos, tmp_path):
+    """Pillow's plugins raise all kinds of exceptions; in a batch, only the culprit fails."""
+    output = photos / "out"
+
+    def work(inputs, outputs):
+        if any(path.name == "b.jpg" for path in inputs):
+            raise struct.error("unpack requires a buffer")
+        for path in outputs:
+            path.write_bytes(b"done")
+        return [{}] * len(inputs)
+
+    jobs = plan(photos, output, [".jpg", ".PNG"], ".rsic")
+    assert run(jobs, work, output, "Working", batch_size=3) == {"done": 4, "skipped": 0, "failed": 1}
+    assert [entry["file"] for entry in report(output) if "error" in entry] == [str(photos / "b.jpg")]
+    # What lies in the output folder was made from the photos; it is none itself.
+    (output / "picture.png").write_bytes(b"decoded")
+    assert plan(photos, output, [".jpg", ".png"], ".rsic") == jobs
+
+
 def test_two_processes_write_each_file_once(photos, tmp_path):
     (photos / "broken.jpg").unlink()
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node", "2"]
@@ -90,6 +111,8 @@ def test_bad_folders_are_named_before_any_work(photos, tmp_path, capsys):
         (("encode", tmp_path / "empty", "-o", tmp_path / "files"), "holds no file"),
         (("encode", photos, "-o", tmp_path / "files"), "would both become"),
         (("encode", photos / "below", "-o", tmp_path / "files", "--demands", tmp_path / "demands.json"), "z.jpg"),
+        (("encode", photos / "below", "-o", tmp_path / "files", "--weight", "5"), "weight must be"),
+        (("encode", photos / "below", "-o", tmp_path / "files", "--refer", "dog"), "needs a model"),
         (("decode", tmp_path / "empty", "-o", tmp_path / "files", "--batch-size", "0"), "at least 1"),
     ):
         assert rsic(*arguments) == 2

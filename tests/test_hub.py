@@ -168,6 +168,10 @@ def test_from_pipe_shares_components_and_takes_the_noise_schedule(base, swapped,
     np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(ValueError, match="has no hsvlc"):
         RSICDecoderPipeline.from_pipe(stock)
+    both = RSICEncoderPipeline.from_pipe(pipeline)
+    both.set_progress_bar_config(disable=True)
+    assert both.vae is stock.vae and both(small_photo, caption="a woman").bitstream == data
+    assert RSICDecoderPipeline.from_pipe(pipeline, torch_dtype=torch.bfloat16).unet.dtype == torch.bfloat16
 
 
 def test_the_noise_schedule_is_the_bases_whatever_its_class_defaults_are():
@@ -227,6 +231,13 @@ def test_publish_makes_a_repo_that_loads(base, encoder, tmp_path):
     assert decoder.hsvlc.fingerprint == encoder.hsvlc.fingerprint
     assert decoder.scheduler.config.num_recurrence_steps == 8  # the paper's
     assert "intended use" in (tmp_path / "repo" / "README.md").read_text().lower()
+    inpainting = tmp_path / "inpainting"
+    shutil.copytree(base, inpainting)
+    config = json.loads((base / "unet" / "config.json").read_text())
+    (inpainting / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 9}))
+    other = [*PUBLISH, "--hsvlc", FULL / "hsvlc", "--base", inpainting, "--output", tmp_path / "other", "--dry-run"]
+    assert "inpainting" in subprocess.run(other, capture_output=True, text=True).stderr
+    assert not (tmp_path / "other").exists()
     assert "exists" in subprocess.run([*command, "--dry-run"], capture_output=True, text=True).stderr
 
 

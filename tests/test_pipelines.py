@@ -111,6 +111,20 @@ def test_output_types_agree(decoder, encoded, decoded):
     assert digest(images[0]) == digest(decoded) and evaluations == 4 * 2
 
 
+def test_photos_are_turned_upright(encoder, small_photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # as a camera held upright writes it: to be turned by 270 degrees counterclockwise
+    small_photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    turned = encoder(Image.open(tmp_path / "turned.png"), box=BOX)
+    assert turned.bitstream == encoder(small_photo, box=BOX).bitstream
+
+
+def test_sixteen_bits_are_not_clipped(encoder, small_photo):
+    grey = small_photo.convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    assert encoder(deep, weight=0.5).bitstream == encoder(grey, weight=0.5).bitstream
+
+
 def test_input_types_agree(encoder, small_photo, encoded):
     array = np.asarray(small_photo).astype(np.float32) / 255
     arguments = {"caption": "a woman in a cap", "box": BOX}

@@ -71,6 +71,17 @@ def test_mask_equals_box_and_several_demands_take_the_maximum():
     np.testing.assert_array_equal(both, np.maximum(*each))
 
 
+def test_a_mask_from_a_file_is_what_is_seen(tmp_path):
+    """A palette picture in which black has an index above 0, and one with transparency."""
+    mask = Image.new("P", (128, 128), 1)
+    mask.putpalette([255, 255, 255, 0, 0, 0] + 254 * [0, 0, 0])
+    mask.paste(0, (64, 64, 128, 128))
+    mask.save(tmp_path / "palette.png")
+    mask.convert("L").convert("LA").save(tmp_path / "alpha.png")
+    for name in ("palette.png", "alpha.png"):
+        assert map_of(128, 128, mask=tmp_path / name).values.tolist() == [[0, 0], [0, 1]]
+
+
 def test_point_is_a_disc():
     values = map_of(256, 256, point=(96, 96)).values
     # A disc of radius 32 around the middle of a cell covers nothing of its neighbours.
@@ -106,6 +117,10 @@ def test_global_mode_is_one_constant():
         ({"levels": 9}, "levels must be"),
         ({"referring": ""}, "A phrase must be words"),
         ({"referring": 5}, "A phrase must be words"),
+        ({"referring": []}, "is empty"),
+        ({"box": (0, 0, 10**400, 9)}, "4 finite numbers"),
+        ({"mask": np.array([["a"]])}, "array of numbers"),
+        ({"mask": 5}, "array of numbers"),
         ({"referring": {"box": (0, 0, 9, 9), "wieght": 1}}, "holds wieght; known are phrase, box"),
         ({"referring": {"box": (0, 0, 9, 9), "point": (1, 1)}}, "box and point"),
         ({"referring": {"weight": 0.5}}, "got none"),
@@ -140,11 +155,12 @@ def test_a_file_of_demands(tmp_path):
     path.write_text(json.dumps({"a.jpg": {"caption": "a dog", "demands": demands}, "b.jpg": {"weight": 0.3}}))
     arguments = read_demands(path)
     assert arguments["b.jpg"] == {"weight": 0.3} and arguments["a.jpg"]["caption"] == "a dog"
-    dog, box, mask = arguments["a.jpg"]["referring"]
+    dog, box, mask = collect_demands(arguments["a.jpg"]["referring"], weight=0.7)
     assert mask.mask == tmp_path / "masks" / "a.png"
-    assert (dog.phrase, dog.weight, box.box, box.weight) == ("the dog", 0.6, (1, 2, 30, 40), 1.0)
+    assert (dog.phrase, dog.weight, box.box, box.weight) == ("the dog", 0.6, (1, 2, 30, 40), 0.7)
     for text, message in (
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "object of objects"),
         ('{"a.jpg": {"boxes": []}}', "a.jpg, holds boxes; known are caption, demands"),
         ('{"a.jpg": {"demands": [{"phrase": "a", "wait": 1}]}}', "A demand holds wait"),
@@ -249,6 +265,20 @@ def test_a_budget_is_filled_and_never_exceeded():
         # What was asked for is never below the rest by more than the one level that the order of steps leaves.
         asked = cells == cells.max()
         assert weight_map.cells[asked].min() >= int(weight_map.cells[~asked].max()) - 1
+
+
+def test_a_rate_that_leaps_is_met_too():
+    """Nearly nothing up to half of M, then all at once: a straight line between two sizes leads astray."""
+    for target in range(60, 230, 10):
+        calls = []
+
+        def encode(weight_map, calls=calls):
+            calls.append(weight_map)
+            step = int(weight_map.cells[0, 0])
+            return (bytes(22 + step // 20 + (max(step - 130, 0) * 8 // 5) // 4 * 4),)
+
+        (data,) = fit_budget(WeightMap.constant(1, 128, 128), encode, target)
+        assert len(calls) <= 10 and target - 4 <= len(data) <= target
 
 
 def test_an_impossible_budget_says_what_is_possible():

@@ -13,10 +13,13 @@ import json
 import shutil
 from pathlib import Path
 
+from diffusers import UNet2DConditionModel
 from huggingface_hub import create_repo, upload_folder
+from transformers import CLIPTextConfig
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICEncoderPipeline
 from rsic_diffusers.hub import BASE_KEY
+from rsic_diffusers.pipelines.base_model import check_stable_diffusion_1
 
 
 CONFIGS = Path(__file__).parent.parent / "hub_configs" / "rsic-sd15"
@@ -67,6 +70,10 @@ def main():
 
     try:
         encoder = RSICEncoderPipeline.from_pretrained(args.output)
+        # Of the decoder's part of the base the configs tell enough, without gigabytes.
+        unet = UNet2DConditionModel.load_config(args.base, subfolder="unet")
+        text_encoder = CLIPTextConfig.from_pretrained(args.base, subfolder="text_encoder")
+        check_stable_diffusion_1(unet, text_encoder)
     except Exception:
         shutil.rmtree(args.output)  # nothing half-made
         raise

@@ -3,18 +3,19 @@
 TOLERANCE = 0.01
 
 
-def pair_at_equal_size(encoder, image, box, weight=1.0, caption=None):
+def pair_at_equal_size(encoder, image, box, weight=1.0, caption=None, max_side=768):
     """Encode in referring mode, and in global mode with the constant M that takes as many bytes (to a percent or so).
 
     Args:
         encoder ([`RSICEncoderPipeline`]).
         image (`PIL.Image.Image`).
-        box: One or several, as the encoder takes them.
+        box, weight, caption, max_side: As the encoder takes them.
 
     Returns:
         `tuple[RSICEncoderOutput, RSICEncoderOutput]`: Referring and global.
     """
-    referring = encoder(image, caption=caption, box=box, weight=weight)
+    referring = encoder(image, caption=caption, box=box, weight=weight, max_side=max_side)
     # A budget is met from below; so much above, the result is as often larger as smaller.
-    even = encoder(image, caption=caption, target_bytes=(1 + TOLERANCE) * len(referring.bitstream))
+    target = (1 + TOLERANCE) * len(referring.bitstream)
+    even = encoder(image, caption=caption, target_bytes=target, max_side=max_side)
     return referring, even

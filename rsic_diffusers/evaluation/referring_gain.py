@@ -4,9 +4,9 @@
 
 PHOTOS is a folder of photos with an `annotations.json`: a list of {"file", "caption", "box"}, the box as fractions
 (x0, y0, x1, y1) of width and height. Every photo is coded at its native size in referring mode, then in global mode
-with the constant M whose file is nearest in size (within 5 %, if need be by raising the background weight of the
-other); both files are decoded, and PSNR is measured inside the box (f-PSNR) and over the whole picture. Sizes are
-lengths of files, caption and all. "codec only" is the VAE's picture of z_hat_0, without diffusion.
+with the constant M whose file has as many bytes, to a percent or so; both files are decoded, and PSNR is measured
+inside the box (f-PSNR) and over the whole picture. Sizes are lengths of files, caption and all. "codec only" is the
+VAE's picture of z_hat_0, without diffusion.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def parse_args():
 def measure(encoder, decoder, entry, args, settings):
     image = Image.open(args.photos / entry["file"]).convert("RGB")
     box = tuple(fraction * side for fraction, side in zip(entry["box"], 2 * image.size))
-    referring, even = pair_at_equal_size(encoder, image, box, args.weight, entry["caption"])
+    referring, even = pair_at_equal_size(encoder, image, box, args.weight, entry["caption"], max_side=None)
     row = {"file": entry["file"], "pixels": image.width * image.height}
     for mode, out in (("referring", referring), ("global", even)):
         row[f"{mode} bytes"] = len(out.bitstream)

@@ -15,17 +15,21 @@ def check_latent_space(vae, hsvlc) -> None:
         )
 
 
-def check_stable_diffusion_1(unet, text_encoder) -> None:
-    """ValueError unless the UNet is one of Stable Diffusion 1.x (of any width) and reads this text encoder."""
-    config = unet.config
-    if getattr(config, "addition_embed_type", None) is not None:
+def check_stable_diffusion_1(unet_config: dict, text_config) -> None:
+    """ValueError unless the UNet is one of Stable Diffusion 1.x (of any width) and reads this text encoder.
+
+    Args:
+        unet_config (`dict`): Config of a `UNet2DConditionModel`.
+        text_config ([`CLIPTextConfig`]).
+    """
+    if unet_config.get("addition_embed_type") is not None:
         raise ValueError("The UNet wants further embeddings, as that of SDXL does; give one of Stable Diffusion 1.x.")
-    if config.in_channels != 4:
-        kind = "an inpainting model's" if config.in_channels == 9 else "not Stable Diffusion 1.x's"
-        raise ValueError(f"The UNet takes {config.in_channels} channels, so it is {kind}; give one that takes 4.")
-    width = text_encoder.config.hidden_size
-    if config.cross_attention_dim != width:
+    channels, width = unet_config.get("in_channels", 4), unet_config.get("cross_attention_dim", 1280)
+    if channels != 4:
+        kind = "an inpainting model's" if channels == 9 else "not Stable Diffusion 1.x's"
+        raise ValueError(f"The UNet takes {channels} channels, so it is {kind}; give one that takes 4.")
+    if width != text_config.hidden_size:
         raise ValueError(
-            f"The UNet reads text embeddings of width {config.cross_attention_dim}, the text encoder makes {width} "
+            f"The UNet reads text embeddings of width {width}, the text encoder makes {text_config.hidden_size} "
             "(768 in Stable Diffusion 1.x, 1024 in 2.x); give the two of one checkpoint."
         )

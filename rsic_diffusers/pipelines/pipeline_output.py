@@ -25,7 +25,7 @@ class RSICEncoderOutput(BaseOutput):
             information content.
         caption (`str`): The caption in the file.
         weight_map (`np.ndarray` of shape (ceil(H/64), ceil(W/64)), float32): M, values in [0, 1].
-        image: The photo, as it was given.
+        image: The photo, upright.
     """
 
     bitstream: bytes | list[bytes]
@@ -55,7 +55,7 @@ class RSICEncoderOutput(BaseOutput):
 
 def _as_picture(image) -> PIL.Image.Image:
     if isinstance(image, torch.Tensor):
-        image = VaeImageProcessor.pt_to_numpy(image[None])[0]
+        image = VaeImageProcessor.pt_to_numpy(image.detach()[None].float())[0]
     return VaeImageProcessor.numpy_to_pil(image)[0] if isinstance(image, np.ndarray) else image
 
 

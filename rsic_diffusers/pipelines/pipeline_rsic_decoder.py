@@ -1,6 +1,7 @@
 """Bytes in, picture out: GGD, guided generative decoding (paper, section III-D, Algorithm 1)."""
 
 import zlib
+from numbers import Integral, Real
 from typing import Callable
 
 import numpy as np
@@ -15,10 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..bitstream import Bitstream, BitstreamError
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import CELL, HSVLC
-from ..schedulers.scheduling_guided_self_recurrent_ddim import (
-    GuidedSelfRecurrentDDIMScheduler,
-    adopt_noise_schedule,
-)
+from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from .base_model import check_latent_space, check_stable_diffusion_1
 from .latents import decode_latents, resize
 from .pipeline_output import RSICDecoderOutput
@@ -80,32 +78,11 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
     ):
         super().__init__()
         check_latent_space(vae, hsvlc)
-        check_stable_diffusion_1(unet, text_encoder)
+        check_stable_diffusion_1(unet.config, text_encoder.config)
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, hsvlc=hsvlc, scheduler=scheduler
         )
         self.image_processor = VaeImageProcessor()
-
-    @classmethod
-    def from_pipe(cls, pipeline, hsvlc=None, scheduler=None, **kwargs):
-        """A decoder of the components of another Stable Diffusion 1.x pipeline, shared and as they are.
-
-        Args:
-            pipeline ([`DiffusionPipeline`]): A `StableDiffusionPipeline`, say.
-            hsvlc ([`HSVLC`]): The codec, trained for the pipeline's VAE; not needed if `pipeline` has one.
-            scheduler ([`GuidedSelfRecurrentDDIMScheduler`], *optional*): Default: the paper's settings over the noise
-                schedule of the pipeline's scheduler.
-            kwargs: Components to take in place of the pipeline's.
-        """
-        own = {name: pipeline.components.get(name) for name in cls._get_signature_keys(cls)[0]}
-        own |= {name: component for name, component in {"hsvlc": hsvlc, **kwargs}.items() if component is not None}
-        if scheduler is None and not isinstance(own["scheduler"], GuidedSelfRecurrentDDIMScheduler):
-            scheduler = adopt_noise_schedule(None, own["scheduler"].config)
-        own["scheduler"] = scheduler or own["scheduler"]
-        missing = [name for name, component in own.items() if component is None]
-        if missing:
-            raise ValueError(f"{type(pipeline).__name__} has no {', '.join(missing)}; give them by name.")
-        return cls(**own)
 
     def check_inputs(
         self, files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale
@@ -116,12 +93,12 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}.')
         steps, recurrences = settings["num_inference_steps"], settings["num_recurrence_steps"]
         limit = self.scheduler.config.num_train_timesteps - 1
-        if not isinstance(steps, int) or not 0 <= steps <= limit:
+        if not isinstance(steps, Integral) or not 0 <= steps <= limit:
             raise ValueError(f"num_inference_steps must be a whole number from 0 to {limit}, got {steps!r}.")
-        if not isinstance(recurrences, int) or recurrences < 1:
+        if not isinstance(recurrences, Integral) or recurrences < 1:
             raise ValueError(f"num_recurrence_steps must be a whole number from 1 up, got {recurrences!r}.")
         strength = settings["strength"]
-        if strength is not None and not (isinstance(strength, (int, float)) and 0 <= strength <= 1):
+        if strength is not None and not (isinstance(strength, Real) and 0 <= strength <= 1):
             raise ValueError(f"strength must be a number between 0 and 1, or None, got {strength!r}.")
         if strength is not None and settings["guidance_target"] == "noisy":
             raise ValueError(

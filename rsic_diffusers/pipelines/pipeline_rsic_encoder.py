@@ -1,6 +1,7 @@
 """Photo in, bytes out: GDE and RGE (paper, sections III-B and III-C)."""
 
 from functools import partial
+from numbers import Integral, Real
 
 import numpy as np
 import PIL.Image
@@ -22,9 +23,10 @@ from ..bitstream import (
 from ..description.captioners import check_captioner, describe
 from ..description.text_coding import MAX_CAPTION_BYTES, encode_caption
 from ..hub import FromPretrainedMixin
+from ..images import to_rgb
 from ..models.hsvlc import HSVLC
 from ..referring.budget import fit_budget
-from ..referring.demands import check_weight, collect_demands, make_weight_map
+from ..referring.demands import Demand, check_levels, check_weight, collect_demands, make_weight_map
 from ..referring.heat_maps import PhraseNotFoundError, heat_map, min_max
 from ..referring.weight_map import WeightMap
 from .base_model import check_latent_space
@@ -76,30 +78,41 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         self.register_modules(
             vae=vae, hsvlc=hsvlc, tokenizer=tokenizer, referring_model=referring_model, captioner=captioner
         )
-        self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
+        self.image_processor = VaeImageProcessor(do_resize=False)
 
-    def check_inputs(
+    def check_arguments(
         self,
-        images,
-        captions,
-        demands,
-        mode,
-        fallback,
-        target_bytes,
-        target_bpp,
-        max_side,
-        caption_bytes,
-        caption_codec,
-    ):
+        caption=None,
+        referring=None,
+        box=None,
+        point=None,
+        mask=None,
+        weight=1.0,
+        background=0.0,
+        levels=8,
+        mode=None,
+        fallback=None,
+        target_bytes=None,
+        target_bpp=None,
+        max_side=768,
+        caption_bytes=60,
+        caption_codec="auto",
+    ) -> list[Demand]:
+        """Check the arguments of `__call__` for one photo, as far as that can be done without it.
+
+        Returns:
+            `list[Demand]`: What is referred to.
+        """
+        demands = collect_demands(referring, box, point, mask, weight)
+        check_weight("background", background)
+        check_levels(levels)
         if mode not in (None, "global", "referring"):
             raise ValueError(f'mode must be "global", "referring" or None, got {mode!r}.')
-        if mode == "global" and any(demands):
-            raise ValueError(
-                'mode="global" weighs all of the picture alike; leave out referring, box, point and mask.'
-            )
-        if mode == "referring" and not all(demands):
+        if mode == "global" and demands:
+            raise ValueError('mode="global" weighs all of the picture alike; leave out what refers to a part of it.')
+        if mode == "referring" and not demands:
             raise ValueError('mode="referring" needs to know what matters; give a phrase, a box, a point or a mask.')
-        if any(demand.phrase is not None for one in demands for demand in one) and self.referring_model is None:
+        if self.referring_model is None and any(demand.phrase is not None for demand in demands):
             raise ValueError(
                 "A phrase needs a model that finds it in the photo: load the pipeline with referring_model= (a "
                 "CLIPModel or CLIPSegForImageSegmentation of transformers, or a function); or say what matters with "
@@ -110,16 +123,21 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         if target_bytes is not None and target_bpp is not None:
             raise ValueError("target_bytes and target_bpp are two ways to say one thing; give one of them.")
         for name, target in (("target_bytes", target_bytes), ("target_bpp", target_bpp)):
-            if target is not None and not (isinstance(target, (int, float)) and target > 0):
+            if target is not None and not (isinstance(target, Real) and target > 0):
                 raise ValueError(f"{name} must be a number above 0, got {target!r}.")
-        if max_side is not None and not (isinstance(max_side, int) and max_side >= SIDE_STEP):
+        if max_side is not None and not (isinstance(max_side, Integral) and max_side >= SIDE_STEP):
             raise ValueError(f"max_side must be a whole number from {SIDE_STEP} up, or None, got {max_side!r}.")
-        if not (isinstance(caption_bytes, int) and caption_bytes >= 0):
+        if not (isinstance(caption_bytes, Integral) and caption_bytes >= 0):
             raise ValueError(f"caption_bytes must be a whole number from 0 up, got {caption_bytes!r}.")
         encode_caption("", caption_codec)  # refuses an unknown codec
-        if any(caption is None for caption in captions):
+        if caption is not None:
+            self._check_caption(caption)
+        elif self.captioner is not None:
             check_captioner(self.captioner)
-        for image, caption in zip(images, captions):
+        return demands
+
+    def check_inputs(self, images, max_side):
+        for image in images:
             if isinstance(image, PIL.Image.Image):
                 width, height = image.size
             elif isinstance(image, (np.ndarray, torch.Tensor)):
@@ -130,7 +148,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 channels = image.shape[2] if isinstance(image, np.ndarray) else image.shape[0]
                 if channels != 3:
                     raise ValueError(f"An image array must have 3 channels (RGB), got {channels}.")
-                if image.dtype in (np.uint8, torch.uint8):
+                if "float" not in str(image.dtype):
                     raise ValueError("An image array must hold floats in [0, 1]; divide by 255, or give a PIL image.")
                 if not (image.min() >= 0 and image.max() <= 1):
                     raise ValueError("An image array must hold numbers in [0, 1]; it holds others, or NaN.")
@@ -145,11 +163,6 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                     f"The picture is {width} x {height} pixels; sides go up to {MAX_SIDE} and pixels to {limit}. "
                     + ("Make it smaller first." if is_reduced else "Give a max_side (768, say) to code it smaller.")
                 )
-            if caption is None:
-                continue  # the captioner's turn
-            if not isinstance(caption, str):
-                raise ValueError(f"A caption must be a string, got {type(caption).__name__}.")
-            self._check_caption(caption)
 
     @staticmethod
     def _coded_side(height, width, max_side) -> int | None:
@@ -159,6 +172,12 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         return min(max_side // SIDE_STEP * SIDE_STEP, MAX_CODED_SIDE)
 
     def _check_caption(self, caption):
+        if not isinstance(caption, str):
+            raise ValueError(f"A caption must be a string, got {type(caption).__name__}.")
+        try:
+            caption.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"The caption {caption!r} holds half of a surrogate pair, which is no text.") from None
         if self.tokenizer is None:
             return
         limit = self.tokenizer.model_max_length
@@ -190,6 +209,20 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         picture = self.image_processor.postprocess(image)[0]
         return min_max(heat_map(self.referring_model, self.tokenizer, picture, phrase, must_be_found))
 
+    def _weight_map(self, image, demands, coded_size, weight, background, levels, must_be_found) -> WeightMap:
+        """M for one photo; phrases that must be found and are not are left out, with a warning."""
+        heat_maps, found = {}, []
+        for demand in demands:
+            try:
+                if demand.phrase is not None:
+                    heat_maps[demand.phrase] = self.locate(image, demand.phrase, must_be_found)
+                found.append(demand)
+            except PhraseNotFoundError as error:
+                logger.warning(f"{error} It is left out.")
+        if not found:
+            return WeightMap.constant(max((demand.weight for demand in demands), default=weight), *coded_size)
+        return make_weight_map(*image.shape[-2:], found, background, levels, coded_size, heat_maps.get)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -215,8 +248,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray` (H, W, 3) or `torch.Tensor` (3, H, W) in [0, 1], or a list): The
-                photo, at least 64 x 64 pixels. With a list, `caption`, `referring`, `box`, `point` and `mask` are
-                lists of as many (None for none).
+                photo, at least 64 x 64 pixels. A PIL image is first turned as its EXIF data says. With a list,
+                `caption`, `referring`, `box`, `point` and `mask` are lists of as many (None for none).
             caption (`str`, *optional*): What the picture shows; the decoder imagines by it. None: what the captioner
                 says, or nothing without a captioner. Any string is used as it is; "" means no caption.
             referring: What must stay faithful: a phrase ("the lighthouse"), a [`Demand`] with a weight of its own, a
@@ -229,8 +262,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             background (`float`): M elsewhere, in [0, 1].
             levels (`int`): L, levels of M in referring mode, 2 to 8.
             mode (`str`, *optional*): "global" or "referring"; by default referring if anything is referred to.
-            fallback (`str`, *optional*): "global": a photo in which a phrase is found nowhere is coded in global mode.
-                By default a warning says so, and the map follows the model's guess.
+            fallback (`str`, *optional*): "global": a phrase that is found nowhere is left out, and if nothing else was
+                asked for, the photo is coded in global mode at the largest weight. By default a warning says so, and
+                the map follows the model's guess.
             target_bytes (`int`), target_bpp (`float`, *optional*): Budget for the whole file. The weights, in their
                 proportions (see `fit_budget`), are moved up or down until it is filled to a few percent, and never
                 exceeded; a photo that needs less even at M = 1 gets that.
@@ -252,6 +286,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         # 1. Check inputs
         is_list = isinstance(image, (list, tuple))
         images = list(image) if is_list else [image]
+        images = [to_rgb(one) if isinstance(one, PIL.Image.Image) else one for one in images]
         if not images:
             raise ValueError("There is nothing to encode: the list of images is empty.")
         captions, *asked = (
@@ -260,37 +295,31 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 ("caption", caption), ("referring", referring), ("box", box), ("point", point), ("mask", mask)
             )
         )  # fmt: skip
+        shared = {
+            "weight": weight,
+            "background": background,
+            "levels": levels,
+            "mode": mode,
+            "fallback": fallback,
+            "target_bytes": target_bytes,
+            "target_bpp": target_bpp,
+            "max_side": max_side,
+            "caption_bytes": caption_bytes,
+            "caption_codec": caption_codec,
+        }
+        demands = [self.check_arguments(*own, **shared) for own in zip(captions, *asked)]
         captions = ["" if one is None and self.captioner is None else one for one in captions]
-        demands = [collect_demands(*one, weight=weight) for one in zip(*asked)]
-        check_weight("background", background)
-        self.check_inputs(
-            images,
-            captions,
-            demands,
-            mode,
-            fallback,
-            target_bytes,
-            target_bpp,
-            max_side,
-            caption_bytes,
-            caption_codec,
-        )
+        self.check_inputs(images, max_side)
 
         # 2. Demands to weight maps
         tensors = [self.image_processor.preprocess(one) for one in images]  # (1, 3, H, W) in [-1, 1]
         sizes = [tuple(tensor.shape[-2:]) for tensor in tensors]
         coded_sides = [self._coded_side(*size, max_side) for size in sizes]
         coded_sizes = [reduced_size(*size, side) for size, side in zip(sizes, coded_sides)]
-        weight_maps = []
-        for tensor, size, coded_size, asked_for in zip(tensors, sizes, coded_sizes, demands):
-            locate = partial(self.locate, tensor, must_be_found=fallback == "global")
-            weight_map = WeightMap.constant(weight, *coded_size)
-            try:
-                if asked_for:
-                    weight_map = make_weight_map(*size, asked_for, background, levels, coded_size, locate)
-            except PhraseNotFoundError as error:
-                logger.warning(f"{error} Coded in global mode.")
-            weight_maps.append(weight_map)
+        weight_maps = [
+            self._weight_map(tensor, asked_for, coded_size, weight, background, levels, fallback == "global")
+            for tensor, asked_for, coded_size in zip(tensors, demands, coded_sizes)
+        ]
 
         results = []
         is_short = partial(self._is_short, caption_bytes=caption_bytes, caption_codec=caption_codec)

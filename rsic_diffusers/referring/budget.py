@@ -20,6 +20,9 @@ def fit_budget(wanted: WeightMap, encode: Callable[[WeightMap], tuple], target_b
     in turn, from the middle of what matters outwards. Where a small region's steps are coarser than the budget, what
     is left goes to the cells with the least weight. In global mode the ladder is the constant's.
 
+    Codes are whole words of 4 bytes, so a budget below 130 bytes may stay empty by more than 3 %, and so may one of
+    few cells or few levels, whose steps are coarse.
+
     Args:
         wanted (`WeightMap`): M as asked for.
         encode (`Callable`): Gives a tuple for a map, the file's bytes first; called at most 10 times.
@@ -56,25 +59,34 @@ def fit_budget(wanted: WeightMap, encode: Callable[[WeightMap], tuple], target_b
     if smallest > target_bytes:
         raise ValueError(
             f"The smallest possible file of this photo and caption has {smallest} bytes, the budget is "
-            f"{target_bytes:g}; give more bytes or a shorter caption."
+            f"{int(target_bytes)}; give more bytes or a shorter caption."
         )
 
     def search(ladder, start, top):
         """The highest map of a ladder within the budget, or one that nearly fills it; `ladder(0)` is within."""
         # Bytes are about proportional to this, so that between two known sizes a straight line tells where to look.
         loads = np.array([np.exp(RATE_GROWTH * ladder(step).values).sum() for step in range(top + 1)])
-        low, high, guess = 0, top + 1, start or top
+        low, high, guess, moved = 0, top + 1, start or top, ""
+        low_excess, high_excess = size(ladder(0)) - target_bytes, target_bytes
         while high - low > 1 and len(tried) < MAX_ENCODES:
-            found = size(ladder(guess))
-            if CLOSE_ENOUGH * target_bytes <= found <= target_bytes:
+            excess = size(ladder(guess)) - target_bytes
+            if (CLOSE_ENOUGH - 1) * target_bytes <= excess <= 0:
                 return ladder(guess)
-            low, high = (guess, high) if found <= target_bytes else (low, guess)
+            # Where the line misleads, one end stays and the other creeps: the Illinois rule then halves the excess of
+            # the end that stays.
+            if excess <= 0:
+                high_excess = high_excess / 2 if moved == "low" else high_excess
+                low, low_excess, moved = guess, excess, "low"
+            else:
+                low_excess = low_excess / 2 if moved == "high" else low_excess
+                high, high_excess, moved = guess, excess, "high"
             if high > top:
                 guess = top
-                continue
-            known = [size(ladder(step)) for step in (low, high)]
-            aim = np.interp((1 + CLOSE_ENOUGH) / 2 * target_bytes, known, loads[[low, high]])
-            guess = int(np.clip(np.searchsorted(loads, aim), low + 1, high - 1))
+            elif wanted.levels == 1:
+                guess = (low + high) // 2  # 256 steps are halved in time, whatever the rate does
+            else:
+                aim = loads[low] + (loads[high] - loads[low]) * low_excess / (low_excess - high_excess)
+                guess = int(np.clip(np.searchsorted(loads, aim), low + 1, high - 1))
         return ladder(low)
 
     best = search(ladder, start, top)

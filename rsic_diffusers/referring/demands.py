@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..images import open_image, to_rgb
 from .weight_map import WeightMap, grid_size, pool_to_grid
 
 
@@ -70,6 +71,8 @@ def collect_demands(referring=None, box=None, point=None, mask=None, weight: flo
         weight (`float`): Of those that do not bring their own.
     """
     check_weight("weight", weight)
+    if isinstance(referring, (list, tuple)) and not referring:
+        raise ValueError("The list given as referring is empty; leave it out instead.")
     demands = []
     for one in referring if isinstance(referring, (list, tuple)) else [referring]:
         if isinstance(one, Demand):
@@ -108,12 +111,14 @@ def make_weight_map(
         coded_size: Height and width at which the picture is coded, if not its own; cells are 64 pixels of that.
         locate (`Callable`): Gives the heat map of a phrase, an array in [0, 1] of any resolution.
 
+    Returns:
+        `WeightMap`: In referring mode.
+
     Raises:
         ValueError: What was wrong, in one sentence.
     """
     check_weight("background", background)
-    if not isinstance(levels, numbers.Integral) or not 2 <= levels <= 8:
-        raise ValueError(f"levels must be a whole number from 2 to 8, got {levels!r}.")
+    check_levels(levels)
     coded_size = coded_size or (height, width)
     values = np.full(grid_size(*coded_size), float(background))
     for demand in demands:
@@ -146,7 +151,7 @@ def read_demands(path) -> dict[str, dict]:
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}).") from None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ValueError(f'{path} must hold an object of objects, {{"photo.jpg": {{"demands": [...]}}, ...}}.')
@@ -157,16 +162,16 @@ def read_demands(path) -> dict[str, dict]:
         if "demands" in entry:
             demands = entry.pop("demands")
             demands = demands if isinstance(demands, list) else [demands]
-            entry["referring"] = [_relative_to(path, Demand.from_dict(one)) for one in demands]
+            for one in demands:
+                Demand.from_dict(one)
+            entry["referring"] = [_with_mask_beside(path, one) for one in demands]
         arguments[name] = entry
     return arguments
 
 
-def _relative_to(path, demand: Demand) -> Demand:
+def _with_mask_beside(path, fields: dict) -> dict:
     """A mask's path is meant from the file that names it."""
-    if not isinstance(demand.mask, str):
-        return demand
-    return dataclasses.replace(demand, mask=Path(path).parent / demand.mask)
+    return {**fields, "mask": Path(path).parent / fields["mask"]} if "mask" in fields else fields
 
 
 DEMAND_KEYS = ("caption", "demands", "background", "weight", "levels", "mode", "target_bytes", "target_bpp")
@@ -175,6 +180,11 @@ DEMAND_KEYS = ("caption", "demands", "background", "weight", "levels", "mode", "
 def check_weight(name: str, value) -> None:
     if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
         raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}.")
+
+
+def check_levels(levels) -> None:
+    if not isinstance(levels, numbers.Integral) or not 2 <= levels <= 8:
+        raise ValueError(f"levels must be a whole number from 2 to 8, got {levels!r}.")
 
 
 def check_keys(what: str, fields: dict, known) -> None:
@@ -205,10 +215,12 @@ def _region(demand, height, width, coded_size) -> np.ndarray:
             raise ValueError(f"The point {x:g},{y:g} lies outside the picture of {width} x {height} pixels.")
         rows, columns = np.ogrid[: coded_size[0], : coded_size[1]]
         return np.hypot(columns + 0.5 - x * across, rows + 0.5 - y * down) <= min(coded_size) / 8
-    mask = Image.open(demand.mask) if isinstance(demand.mask, (str, Path)) else demand.mask
-    mask = np.asarray(mask)
+    mask = open_image(demand.mask) if isinstance(demand.mask, (str, Path)) else demand.mask
+    mask = np.asarray(to_rgb(mask) if isinstance(mask, Image.Image) else mask)
     if mask.ndim == 3 and mask.shape[2] in (3, 4):  # an RGB or RGBA picture of a mask
         mask = mask[..., :3].max(axis=2)
+    if mask.ndim != 2 or mask.dtype.kind not in "buif":
+        raise ValueError("A mask must be an array of numbers (H, W), a picture, or the path of one.")
     if mask.shape != (height, width):
         size = " x ".join(str(side) for side in reversed(mask.shape))
         raise ValueError(f"The mask is {size} pixels, the picture {width} x {height}; give a mask of its size.")
@@ -244,6 +256,6 @@ def _several(name: str, value) -> list:
 def _numbers(name: str, value, length: int) -> tuple[float, ...]:
     value = value.tolist() if hasattr(value, "tolist") else value
     is_tuple = isinstance(value, (list, tuple)) and len(value) == length
-    if not is_tuple or not all(isinstance(one, numbers.Real) and np.isfinite(one) for one in value):
+    if not is_tuple or not all(isinstance(one, numbers.Real) and abs(one) < 1e9 for one in value):
         raise ValueError(f"A {name} is {length} finite numbers, got {value!r}.")
     return tuple(float(one) for one in value)

@@ -1,8 +1,6 @@
 """Phrases: a referring model and a phrase become a heat map over the picture."""
 
 import copy
-from collections.abc import Callable
-from functools import partial
 from math import sqrt
 
 import numpy as np
@@ -31,8 +29,25 @@ class PhraseNotFoundError(ValueError):
     """What was referred to is nowhere in the picture, as far as the referring model can see."""
 
 
-def load_referring_model(name) -> Callable:
-    """A CLIP or CLIPSeg of transformers with its own tokenizer, from a folder or the Hub, as a referring model.
+class ReferringModel:
+    """A CLIP or CLIPSeg of transformers with a tokenizer of its own, for pipelines whose tokenizer is another.
+
+    It is no module: `to` of a pipeline leaves it where it is, and `save_pretrained` leaves it out.
+
+    Args:
+        model ([`CLIPModel`] or [`CLIPSegForImageSegmentation`]).
+        tokenizer ([`CLIPTokenizer`]): The model's.
+    """
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+
+    def __call__(self, image: PIL.Image.Image, phrase: str) -> np.ndarray:
+        return heat_map(self.model, self.tokenizer, image, phrase)
+
+
+def load_referring_model(name, device="cpu") -> ReferringModel:
+    """From a folder or the Hub, in float32.
 
     Raises:
         ValueError: A model of another kind.
@@ -41,8 +56,8 @@ def load_referring_model(name) -> Callable:
     classes = {"CLIPModel": CLIPModel, "CLIPSegForImageSegmentation": CLIPSegForImageSegmentation}
     if architecture not in classes:
         raise ValueError(f"{name} is a {architecture}; phrases are found by one of {', '.join(classes)}.")
-    model = classes[architecture].from_pretrained(name, dtype=torch.float32).eval()
-    return partial(heat_map, model, AutoTokenizer.from_pretrained(name))
+    model = classes[architecture].from_pretrained(name, dtype=torch.float32).eval().to(device)
+    return ReferringModel(model, AutoTokenizer.from_pretrained(name))
 
 
 @torch.no_grad()
@@ -57,8 +72,8 @@ def heat_map(
       with "a photo of a {phrase}.". The picture keeps its proportions, at as many pixels as a square of 448, so any
       shape costs the same.
     - A [`~transformers.CLIPSegForImageSegmentation`]: probabilities, at 352 x 352 pixels whatever the proportions.
+    - A [`ReferringModel`] is one of these with a tokenizer of its own.
     - Any callable `(image, phrase) -> scores`, of any finite scale and resolution: an array or tensor (H', W').
-      `functools.partial(heat_map, clip, clip_tokenizer)` is one, and brings a tokenizer of its own.
 
     CLIP and CLIPSeg compute in float32, in a copy if their weights are of another dtype: the differences between
     patches are small beside the steps of bfloat16.
@@ -85,8 +100,8 @@ def heat_map(
     if not phrase.strip():
         raise ValueError('The phrase is empty; say what matters, "red car" for example.')
     image = image.convert("RGB")
-    if isinstance(referring_model, partial) and referring_model.func is heat_map:
-        return heat_map(*referring_model.args, image, phrase, must_be_found)
+    if isinstance(referring_model, ReferringModel):
+        return heat_map(referring_model.model, referring_model.tokenizer, image, phrase, must_be_found)
     if isinstance(referring_model, CLIPModel):
         scores, min_peak = _gem(referring_model, tokenizer, image, phrase), GEM_MIN_PEAK
     elif isinstance(referring_model, CLIPSegForImageSegmentation):
@@ -169,7 +184,7 @@ def _input_ids(model, tokenizer, text):
     if tokenizer.vocab_size != config.vocab_size:
         raise ValueError(
             f"The tokenizer knows {tokenizer.vocab_size} tokens, {type(model).__name__} {config.vocab_size}; give its "
-            "own: as referring model, functools.partial(heat_map, model, CLIPTokenizer.from_pretrained(...))."
+            "own: as referring model, ReferringModel(model, CLIPTokenizer.from_pretrained(...))."
         )
     input_ids = tokenizer(text, return_tensors="pt").input_ids
     if input_ids.shape[1] > config.max_position_embeddings:
