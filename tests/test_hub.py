@@ -225,7 +225,6 @@ PUBLISH = [sys.executable, "-W", "ignore", Path(__file__).parent.parent / "train
 
 def test_publish_makes_a_repo_that_loads(base, encoder, tmp_path):
     command = [*PUBLISH, "--hsvlc", FULL / "hsvlc", "--base", base, "--output", tmp_path / "repo"]
-    assert "or --dry-run" in subprocess.run(command, capture_output=True, text=True).stderr
     subprocess.run([*command, "--dry-run"], check=True)
     decoder = RSICDecoderPipeline.from_pretrained(tmp_path / "repo")
     assert decoder.hsvlc.fingerprint == encoder.hsvlc.fingerprint
