@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
+
+from rsic_diffusers.images import open_image
 
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -72,8 +74,8 @@ def read_photos(photos, min_side, max_side=None):
     skipped = 0
     for source, label in tqdm(photos, desc="Reading photos", mininterval=5):
         try:
-            image = Image.open(source).convert("RGB")
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            image = open_image(source)
+        except (OSError, ValueError) as error:
             tqdm.write(f"Skipped {source}: {error}")
             skipped += 1
             continue

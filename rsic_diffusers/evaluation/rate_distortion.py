@@ -27,10 +27,10 @@ import torch
 from diffusers import AutoModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image
 from tqdm import tqdm
 
 from ..hub import resolve_model
+from ..images import open_image
 from ..models.hsvlc import HSVLC
 from ..pipelines.base_model import check_latent_space
 from ..pipelines.latents import decode_latents, encode_image
@@ -81,7 +81,7 @@ def load_photos(folder: Path, limit: int | None):
     if not entries:
         raise SystemExit(f"No photo in {folder}.")
     for name, box in entries[:limit]:
-        image = Image.open(folder / name).convert("RGB")
+        image = open_image(folder / name)
         yield name, image, box and tuple(fraction * side for fraction, side in zip(box, 2 * image.size))
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image
 from tqdm import tqdm
 
 from .. import RSICDecoderPipeline, RSICEncoderPipeline
+from ..images import open_image
 from .equal_size import pair_at_equal_size
 from .metrics import psnr
 
@@ -44,7 +44,7 @@ def parse_args():
 
 
 def measure(encoder, decoder, entry, args, settings):
-    image = Image.open(args.photos / entry["file"]).convert("RGB")
+    image = open_image(args.photos / entry["file"])
     box = tuple(fraction * side for fraction, side in zip(entry["box"], 2 * image.size))
     referring, even = pair_at_equal_size(encoder, image, box, args.weight, entry["caption"], max_side=None)
     row = {"file": entry["file"], "pixels": image.width * image.height}

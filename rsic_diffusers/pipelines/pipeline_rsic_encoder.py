@@ -21,7 +21,7 @@ from ..bitstream import (
     reduced_size,
 )
 from ..description.captioners import check_captioner, describe
-from ..description.text_coding import MAX_CAPTION_BYTES, encode_caption
+from ..description.text_coding import encode_caption
 from ..hub import FromPretrainedMixin
 from ..images import to_rgb
 from ..models.hsvlc import HSVLC
@@ -36,7 +36,7 @@ from .pipeline_output import RSICEncoderOutput
 
 logger = logging.get_logger(__name__)
 
-EXAMPLE_DOC_STRING = """""
+EXAMPLE_DOC_STRING = """
         Examples:
         ```py
         >>> from PIL import Image
@@ -191,13 +191,12 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
 
     def _is_short(self, caption, caption_bytes, caption_codec) -> bool:
         """Whether a caption keeps to its bytes and the decoder reads all of it."""
-        if len(caption.encode()) > MAX_CAPTION_BYTES:
+        try:
+            payload = encode_caption(caption, caption_codec)[1]
+            self._check_caption(caption)
+        except ValueError:
             return False
-        if len(encode_caption(caption, caption_codec)[1]) > caption_bytes:
-            return False
-        if self.tokenizer is None:
-            return True
-        return len(self.tokenizer(caption, truncation=False).input_ids) <= self.tokenizer.model_max_length
+        return len(payload) <= caption_bytes
 
     def locate(self, image: torch.Tensor, phrase: str, must_be_found: bool = False) -> np.ndarray:
         """Heat map of a phrase, values in [0, 1], of the referring model's own resolution.
@@ -256,7 +255,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 dict of one's fields, or a list of such. Phrases need a `referring_model`.
             box: (x0, y0, x1, y1) in pixels of the photo, or a list of boxes.
             point: (x, y) in pixels, or a list of points; each stands for a disc of 1/8 of the short side.
-            mask: (H, W) array or PIL image of the photo's size; what is not 0 is referred to.
+            mask: (H, W) array or PIL image of the photo's size, or the path of one; what is not 0 is referred to.
             weight (`float`): M where something is referred to, in [0, 1], for what brings no weight of its own; in
                 global mode, M everywhere.
             background (`float`): M elsewhere, in [0, 1].

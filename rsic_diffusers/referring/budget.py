@@ -92,12 +92,13 @@ def fit_budget(wanted: WeightMap, encode: Callable[[WeightMap], tuple], target_b
     best = search(ladder, start, top)
     if best.levels > 1 and size(best) < CLOSE_ENOUGH * target_bytes:
         lowest = best.cells.ravel() == best.cells.min()
-        left = [cell for cell in dict.fromkeys(steps) if lowest[cell]] * int(best.levels - 1 - best.cells.min())
+        in_turn = [cell for cell in dict.fromkeys(steps.tolist()) if lowest[cell]]
+        left = np.tile(np.array(in_turn, int), int(best.levels - 1 - best.cells.min()))
         search(lambda step: _take(best.cells, left[:step], best.levels), len(left) // 2, len(left))
     return max((result for result in tried.values() if len(result[0]) <= target_bytes), key=lambda one: len(one[0]))
 
 
-def _uniform_steps(wanted: WeightMap) -> list[int]:
+def _uniform_steps(wanted: WeightMap) -> np.ndarray:
     """The cells in the order in which they rise by one level, from 0 everywhere to L - 1 everywhere."""
     cells, top = wanted.cells.astype(int), wanted.levels - 1
     rows, columns = np.indices(cells.shape)
@@ -108,10 +109,10 @@ def _uniform_steps(wanted: WeightMap) -> list[int]:
     steps = []
     for shift in range(-top, top):
         rises = np.clip(level + shift + 1, 0, top) > np.clip(level + shift, 0, top)
-        steps += order[rises].tolist()
-    return steps
+        steps.append(order[rises])
+    return np.concatenate(steps)
 
 
-def _take(cells: np.ndarray, steps: list[int], levels: int) -> WeightMap:
-    rises = np.bincount(np.asarray(steps, int), minlength=cells.size).reshape(cells.shape)
+def _take(cells: np.ndarray, steps: np.ndarray, levels: int) -> WeightMap:
+    rises = np.bincount(steps, minlength=cells.size).reshape(cells.shape)
     return WeightMap((cells + rises).astype(np.uint8), levels)
