@@ -46,9 +46,7 @@ def offload_sequentially(pipeline):
 SAVERS = {
     "model offload": lambda pipeline: pipeline.enable_model_cpu_offload(device="cpu"),
     "sequential offload": offload_sequentially,
-    "VAE slicing": lambda pipeline: pipeline.vae.enable_slicing(),
     "attention processor": lambda pipeline: pipeline.unet.set_attn_processor(AttnProcessor()),
-    "attention backend": lambda pipeline: pipeline.unet.set_attention_backend("native"),
     "channels last": lambda pipeline: pipeline.unet.to(memory_format=torch.channels_last),
     "compiled": compiled,
 }
@@ -69,6 +67,17 @@ def test_the_picture_is_the_same(fresh, data, expected, saver, monkeypatch):
     assert len(graphs) == 4 and not any(graphs)
     # The gradient's pull is there: without it the picture is another.
     assert np.abs(fresh(data, **STEPS, guidance_strength=0.0).images - expected).max() > 0.02
+
+
+def test_a_sliced_vae_decodes_one_by_one(encoder, decoder, fresh, small_photo, monkeypatch):
+    files = [encoder(small_photo, weight=weight).bitstream for weight in (0.5, 0.9)]
+    batches, forward = [], fresh.vae.decoder.forward
+    monkeypatch.setattr(fresh.vae.decoder, "forward", lambda x: batches.append(len(x)) or forward(x))
+    fresh.vae.enable_slicing()
+    sliced = fresh(files, num_inference_steps=0, output_type="np").images
+    assert batches == [1, 1]
+    whole = decoder(files, num_inference_steps=0, output_type="np").images
+    np.testing.assert_allclose(sliced, whole, atol=1e-5)
 
 
 def test_a_tiled_vae_gives_nearly_the_same(encoder, decoder, fresh, photo):
