@@ -140,6 +140,77 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--photo", help="the photo that the file was made of, to show the map over")
     inspect.set_defaults(run=run_inspect)
 
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[model],
+        help="tables, curves and sheets over a folder of photos",
+        description="Encode a folder of photos to files, decode them in a fresh pipeline, and measure: in referring "
+        "mode, in global mode at as many bytes, without diffusion, and by other codecs at as many bytes. OUT gets "
+        "table.md, results.csv, results.json, curves.png, sheets, and all files and pictures. An interrupted run goes "
+        "on where it was; another metric or codec is added to what is there.",
+        epilog="""annotations.json, in the folder or given by --annotations (all but "file" may be left out; a box is in fractions of
+width and height, a mask's path is from the file; without annotations all photos of the folder, in global mode):
+  [{"file": "harbour.jpg", "caption": "a lighthouse above a harbour", "phrase": "the lighthouse",
+    "box": [0.1, 0.2, 0.4, 0.9], "mask": "masks/harbour.png"}]
+
+examples:
+  rsic evaluate photos -o out                                           the model against standard codecs
+  rsic evaluate photos -o out --weights 0.857 0.571 1 --metrics all     curves, all metrics that can be had
+  rsic evaluate photos -o out --presets paper fast --ablations          the paper's Table I
+  rsic evaluate photos -o out --external perco=decoded                  another codec: its pictures and sizes.json""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    evaluate.add_argument("photos", help="folder of photos")
+    evaluate.add_argument("-o", "--output", required=True, help="folder for all that is made")
+    evaluate.add_argument("--annotations", metavar="JSON", help="default: annotations.json in the folder, if any")
+    evaluate.add_argument("--limit", type=int, help="only the first photos")
+    evaluate.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        default=[0.857],
+        metavar="W",
+        help="M where it matters; the first is that of tables, the others add points to the curves (0.857)",
+    )
+    evaluate.add_argument(
+        "--presets", nargs="+", metavar="NAME", help="of the decoder, side by side (default: the model's own settings)"
+    )
+    evaluate.add_argument(
+        "--ablations", action="store_true", help="the paper's Table I around the first preset, at the first weight"
+    )
+    evaluate.add_argument("--single-layer", metavar="FOLDER", help='a codec for the ablation "without HSVLC"')
+    evaluate.add_argument(
+        "--codecs",
+        nargs="*",
+        metavar="NAME",
+        help="jpeg, webp, avif, jpeg2000, jpegxl, vvc, ms-illm (default: the first five, as far as they can be had)",
+    )
+    evaluate.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="pictures that another codec made, with their sizes.json or sizes.csv",
+    )
+    evaluate.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help='psnr, ssim, ms_ssim, lpips, dists, clip, f_psnr, f_ssim, f_lpips, feature_distance, fid, kid, or "all" '
+        "(default: those that need no download)",
+    )
+    evaluate.add_argument(
+        "--referring-model",
+        metavar="MODEL",
+        help="refer by the photos' phrases, found by this CLIP or CLIPSeg of transformers, rather than by mask or box",
+    )
+    evaluate.add_argument(
+        "--max-side", type=int, default=768, metavar="PIXELS", help="code a larger photo at this size (768; 0: never)"
+    )
+    evaluate.add_argument("--seed", type=int, help="noise seed; default: from the files")
+    evaluate.add_argument("--sheets", type=int, default=4, help="of so many photos (4)")
+    evaluate.set_defaults(run=run_evaluate)
+
     demo = commands.add_parser(
         "demo",
         parents=[model, demand],
@@ -350,25 +421,65 @@ def run_demo(args) -> None:
     print(f"The sheet is {output}")
 
 
-def _load(class_name: str, args):
-    print(f"Loading {args.model} ...", file=sys.stderr)
+def run_evaluate(args) -> int:
+    from .evaluation.photos import read_photos
+
+    output = _output_folder(args)
+    external = [(name, Path(folder)) for name, _, folder in (one.partition("=") for one in args.external)]
+    photos = read_photos(Path(args.photos), args.annotations and Path(args.annotations), args.limit, output)
+    device = _device(args.device)
+
+    import torch
+
+    from .evaluation.evaluate import Evaluation, evaluate
+    from .referring.heat_maps import load_referring_model
+
+    evaluation = Evaluation(
+        photos,
+        output,
+        model=args.model,
+        weights=args.weights,
+        presets=args.presets or [None],
+        with_ablations=args.ablations,
+        single_layer=args.single_layer,
+        by_phrase=args.referring_model is not None,
+        referring_model=args.referring_model and load_referring_model(args.referring_model, device),
+        max_side=args.max_side or None,
+        device=device,
+        dtype=getattr(torch, args.dtype),
+        seed=args.seed,
+    )
+    failures = evaluate(evaluation, args.metrics, args.codecs, external, args.sheets)
+    print((output / "table.md").read_text("utf-8"))
+    return 1 if failures else 0
+
+
+def _device(name: str):
+    """The device of this name, refused before anything is loaded if it cannot be used."""
     import torch
     from diffusers.utils import logging as diffusers_logging
 
-    import rsic_diffusers
-
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
-    if args.device != "cpu":
+    if name != "cpu":
         try:
-            torch.empty(0, device=args.device)
+            torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"The device {args.device!r} cannot be used here ({_sentence(error)})") from None
-    device = args.device
-    if device == "cuda":
+            raise ValueError(f"The device {name!r} cannot be used here ({_sentence(error)})") from None
+    if name == "cuda":
         from accelerate import Accelerator
 
-        device = Accelerator().device  # under `accelerate launch`, this process's own
+        return Accelerator().device  # under `accelerate launch`, this process's own
+    return torch.device(name)
+
+
+def _load(class_name: str, args):
+    print(f"Loading {args.model} ...", file=sys.stderr)
+    import torch
+
+    import rsic_diffusers
+
+    device = _device(args.device)
     components = {}
     if getattr(args, "captioner", None) and args.caption is None:  # else it would not be asked
         from .description.captioners import Captioner

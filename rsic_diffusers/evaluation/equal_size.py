@@ -3,8 +3,14 @@
 TOLERANCE = 0.01
 
 
+def encode_at_size(encoder, image, num_bytes: int, caption=None, max_side=768):
+    """Encode in global mode, with the constant M that takes as many bytes (to a percent or so)."""
+    # A budget is met from below; so much above, the result is as often larger as smaller.
+    return encoder(image, caption=caption, target_bytes=(1 + TOLERANCE) * num_bytes, max_side=max_side)
+
+
 def pair_at_equal_size(encoder, image, box, weight=1.0, caption=None, max_side=768):
-    """Encode in referring mode, and in global mode with the constant M that takes as many bytes (to a percent or so).
+    """Encode in referring mode, and in global mode with as many bytes.
 
     Args:
         encoder ([`RSICEncoderPipeline`]).
@@ -15,7 +21,4 @@ def pair_at_equal_size(encoder, image, box, weight=1.0, caption=None, max_side=7
         `tuple[RSICEncoderOutput, RSICEncoderOutput]`: Referring and global.
     """
     referring = encoder(image, caption=caption, box=box, weight=weight, max_side=max_side)
-    # A budget is met from below; so much above, the result is as often larger as smaller.
-    target = (1 + TOLERANCE) * len(referring.bitstream)
-    even = encoder(image, caption=caption, target_bytes=target, max_side=max_side)
-    return referring, even
+    return referring, encode_at_size(encoder, image, len(referring.bitstream), caption, max_side)

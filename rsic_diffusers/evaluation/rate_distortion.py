@@ -17,7 +17,6 @@ Needs the extra: pip install "rsic-diffusers[evaluation]"
 
 import argparse
 import csv
-import json
 from pathlib import Path
 
 import bjontegaard
@@ -30,7 +29,6 @@ from diffusers.utils import logging as diffusers_logging
 from tqdm import tqdm
 
 from ..hub import resolve_model
-from ..images import open_image
 from ..models.hsvlc import HSVLC
 from ..pipelines.base_model import check_latent_space
 from ..pipelines.latents import decode_latents, encode_image
@@ -38,6 +36,7 @@ from ..referring.demands import Demand, make_weight_map
 from ..referring.map_coding import encode_map
 from ..referring.weight_map import WeightMap
 from .metrics import psnr
+from .photos import read_photos
 
 
 matplotlib.use("Agg")
@@ -70,21 +69,6 @@ def parse_args():
     return args
 
 
-def load_photos(folder: Path, limit: int | None):
-    """(name, picture, box in pixels or None) for each photo."""
-    annotations = folder / "annotations.json"
-    if annotations.exists():
-        entries = [(entry["file"], entry["box"]) for entry in json.loads(annotations.read_text())]
-    else:
-        suffixes = {".jpg", ".jpeg", ".png", ".webp"}
-        entries = [(path.name, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
-    if not entries:
-        raise SystemExit(f"No photo in {folder}.")
-    for name, box in entries[:limit]:
-        image = open_image(folder / name)
-        yield name, image, box and tuple(fraction * side for fraction, side in zip(box, 2 * image.size))
-
-
 def inside(box, shape) -> np.ndarray:
     """Latent positions whose centre lies in the box (in pixels)."""
     y, x = np.ogrid[: shape[0], : shape[1]]
@@ -109,11 +93,12 @@ def measure(codec: HSVLC, latents, weight_map, box) -> tuple[dict, torch.Tensor]
     return row, decoded
 
 
-def measure_all(codecs, vae, args) -> list[dict]:
+def measure_all(photos, codecs, vae, args) -> list[dict]:
     rows = []
     processor = VaeImageProcessor(do_resize=False)
-    photos = list(load_photos(args.photos, args.limit))
-    for name, image, box in tqdm(photos, desc="Photos"):
+    for photo in tqdm(photos, desc="Photos"):
+        image = photo.open()
+        box = photo.pixel_box(image.size)
         with torch.no_grad():
             latents = encode_image(vae, processor.preprocess(image).to(args.device))
         size = (image.height, image.width)
@@ -131,7 +116,7 @@ def measure_all(codecs, vae, args) -> list[dict]:
                         picture = processor.postprocess(decode_latents(vae, decoded, size))[0]
                     row["psnr"] = psnr(picture, image)
                     row["psnr inside"] = psnr(picture, image, box) if kind == "referring" else np.nan
-                rows.append({"photo": name, "codec": codec_name, "maps": kind, "k": k, **row})
+                rows.append({"photo": photo.name, "codec": codec_name, "maps": kind, "k": k, **row})
     return rows
 
 
@@ -144,12 +129,16 @@ def mean_curve(rows, codec, kind) -> dict[str, np.ndarray]:
 
 
 def bd_rate(curve, anchor, error: str) -> float:
-    """Bjontegaard difference in percent of bits at equal latent error (as 10 log10 of its inverse, in dB)."""
+    """Bjontegaard difference in percent of bits at equal latent error (as 10 log10 of its inverse, in dB), of mean
+    curves; NaN where they do not overlap, or one is not monotone."""
     quality, anchor_quality = (-10 * np.log10(one[error]) for one in (curve, anchor))
-    return bjontegaard.bd_rate(
-        anchor["bpp"], anchor_quality, curve["bpp"], quality, method="akima", require_matching_points=False,
-        min_overlap=0,
-    )  # fmt: skip
+    try:
+        return bjontegaard.bd_rate(
+            anchor["bpp"], anchor_quality, curve["bpp"], quality, method="akima", require_matching_points=False,
+            min_overlap=0,
+        )  # fmt: skip
+    except ValueError:
+        return float("nan")
 
 
 def as_table(curve) -> str:
@@ -181,6 +170,10 @@ def plot(curves, path: Path) -> None:
 
 def main():
     args = parse_args()
+    try:
+        photos = read_photos(args.photos, limit=args.limit)
+    except ValueError as error:
+        raise SystemExit(f"{error}") from None
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     model = resolve_model(args.model)
@@ -192,7 +185,7 @@ def main():
         check_latent_space(vae, codec)
     args.output.mkdir(parents=True, exist_ok=True)
 
-    rows = measure_all(codecs, vae, args)
+    rows = measure_all(photos, codecs, vae, args)
     with open(args.output / "results.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -84,11 +84,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         )
         self.image_processor = VaeImageProcessor()
 
-    def check_inputs(
-        self, files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale
-    ):
-        if preset is not None and preset not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
+    def check_inputs(self, files, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale):
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}.')
         steps, recurrences = settings["num_inference_steps"], settings["num_recurrence_steps"]
@@ -124,6 +120,12 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
                     f"The file was made for the codec {file.fingerprint.hex()}, this model's is "
                     f"{self.hsvlc.fingerprint.hex()}; load the model that encoded it."
                 )
+
+    def default_settings(self, preset: str | None = None) -> dict:
+        """What `__call__` takes for the sampler's arguments that are not given."""
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
+        return {name: PRESETS.get(preset, {}).get(name, self.scheduler.config[name]) for name in PRESETS["paper"]}
 
     def encode_prompt(self, captions: list[str]) -> torch.Tensor:
         """Text embeddings of shape (B, 77, D). What the text encoder cannot read is cut, with a warning."""
@@ -201,10 +203,8 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             "inversion_guidance_scale": inversion_guidance_scale,
             "strength": strength,
         }
-        for name, value in settings.items():
-            if value is None:
-                settings[name] = PRESETS.get(preset, {}).get(name, self.scheduler.config[name])
-        self.check_inputs(files, preset, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale)
+        settings = self.default_settings(preset) | {name: one for name, one in settings.items() if one is not None}
+        self.check_inputs(files, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale)
         device = self._execution_device
         num_inference_steps, num_recurrence_steps = settings["num_inference_steps"], settings["num_recurrence_steps"]
         if generator is None:

@@ -1,0 +1,61 @@
+"""What an evaluation compares: ways to make a file of a photo, and ways to decode it."""
+
+from dataclasses import dataclass, field
+
+
+# How a file is made at the weight w:
+ENCODINGS = {
+    "referring": "M = w in the region, 0 elsewhere",
+    "global": "M constant, with as many bytes as the referring file (M = w where nothing is referred to)",
+    "without GDE": "as referring, without a caption",
+    "without RGE": "M = 0 everywhere: the caption and the coarsest codes alone",
+    "without HSVLC": "as referring, with a codec of a single layer",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the tables.
+
+    Args:
+        name (`str`)
+        encoding (`str`): One of `ENCODINGS`.
+        decoding (`dict`): Arguments of the decoder.
+        on_curve (`bool`): At all weights, for the curves; otherwise at the first alone.
+    """
+
+    name: str
+    encoding: str
+    decoding: dict = field(default_factory=dict)
+    on_curve: bool = False
+
+
+def own_methods(presets: list[str | None], has_regions: bool) -> list[Method]:
+    """Both modes without diffusion and by the first preset of the decoder (None: the model's own settings), at all
+    weights; the other presets in the first mode at the first weight."""
+    modes = ["referring", "global"] if has_regions else ["global"]
+    methods = [Method(f"{mode}, codec only", mode, {"num_inference_steps": 0}, True) for mode in modes]
+    for preset in presets:
+        suffix = "" if preset is None else f", {preset}"
+        is_first = preset == presets[0]
+        methods += [Method(mode + suffix, mode, {"preset": preset}, is_first) for mode in modes[: 2 if is_first else 1]]
+    return methods
+
+
+def ablations(preset: str | None, has_regions: bool, has_single_layer: bool) -> list[Method]:
+    """The paper's Table I around one preset of the decoder.
+
+    Args:
+        preset (`str`, *optional*)
+        has_regions (`bool`): Whether anything is referred to; otherwise everything is in global mode.
+        has_single_layer (`bool`): Whether there is a codec for "without HSVLC".
+    """
+    base = "referring" if has_regions else "global"
+    parts = ["without GDE"] + ["without RGE"] * has_regions + ["without HSVLC"] * has_single_layer
+    methods = [Method(part, part, {"preset": preset}) for part in parts]
+    methods.append(Method("without guidance", base, {"preset": preset, "guidance_strength": 0.0}))
+    for T in (10, 30, 50):
+        methods.append(Method(f"T = {T}", base, {"preset": preset, "num_inference_steps": T}))
+    for T_r in (1, 4, 8):
+        methods.append(Method(f"T_r = {T_r}", base, {"preset": preset, "num_recurrence_steps": T_r}))
+    return methods
