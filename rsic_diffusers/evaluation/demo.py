@@ -2,8 +2,8 @@
 
 from .equal_size import pair_at_equal_size
 from .metrics import psnr
+from .peers import best_standard_codec
 from .sheet import draw_box, make_sheet
-from .standard_codecs import best_standard_codec
 
 
 # Faithful, but not at any price: the point is to show a small file.

@@ -1,0 +1,93 @@
+"""Any other codec, by a folder of its decoded pictures and the sizes of its files."""
+
+import csv
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from ...images import open_image
+from ..equal_size import TOLERANCE
+from .peer import PeerResult
+
+
+SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
+
+
+class ExternalPeer:
+    """Made by `load_external`.
+
+    Args:
+        name (`str`): Label.
+        folder (`Path`): Of decoded pictures.
+        sizes (`dict[str, int]`): Bytes by the photos' names without suffix.
+    """
+
+    def __init__(self, name: str, folder: Path, sizes: dict[str, int]):
+        self.name, self.folder, self.sizes = name, folder, sizes
+
+    def __call__(self, image: Image.Image, num_bytes: int, name: str | None = None) -> PeerResult:
+        """The folder's picture of the photo `name`; it fits if its file has at most `num_bytes` and a percent.
+
+        Raises:
+            ValueError: No name, no picture or no size of that name, or a picture of another size than the photo.
+        """
+        if name is None:
+            raise ValueError(f"{self.name} is read from {self.folder} by the photo's file name; give `name`.")
+        stem = Path(name).stem
+        if stem not in self.sizes:
+            raise ValueError(f"The sizes in {self.folder} have no entry for {name}; add its bytes.")
+        paths = [path for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
+        if len(paths) != 1:
+            raise ValueError(f"{self.folder} has {len(paths)} pictures of {name}; put one there, {stem}.png say.")
+        decoded = open_image(paths[0])
+        if decoded.size != image.size:
+            raise ValueError(
+                "{} has {} x {} pixels, but the photo has {} x {}; decode to the photo's size.".format(
+                    paths[0], *decoded.size, *image.size
+                )
+            )
+        fits = self.sizes[stem] <= (1 + TOLERANCE) * num_bytes
+        return PeerResult(self.name, self.sizes[stem], decoded, fits, "as given", None, None, None)
+
+
+def load_external(name: str, folder: Path) -> ExternalPeer:
+    """A codec whose pictures were decoded elsewhere.
+
+    Args:
+        name (`str`): Label.
+        folder (`Path`): Holds `STEM.png` (or .webp, .jpg) for each photo `STEM.*`, and `sizes.csv`, lines of file and
+            bytes (a first line `file,bytes` is allowed), or `sizes.json`, {file: bytes}. Suffixes of the files named
+            there are ignored.
+
+    Raises:
+        ValueError: No such folder, no sizes, or sizes that are not whole numbers of bytes above 0.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give the one that holds the decoded pictures of {name}.")
+    if (folder / "sizes.json").is_file():
+        path, read = folder / "sizes.json", _read_json
+    elif (folder / "sizes.csv").is_file():
+        path, read = folder / "sizes.csv", _read_csv
+    else:
+        raise ValueError(f"{folder} has no sizes.csv or sizes.json; put one there, with the bytes of each file.")
+    expected = f"{path} must give a whole number of bytes above 0 for each file, once"
+    try:
+        entries = [(Path(file).stem, int(str(num_bytes))) for file, num_bytes in read(path)]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{expected}, and cannot be read so ({error}); mend it.") from None
+    sizes = dict(entries)
+    if not sizes or len(sizes) < len(entries) or min(sizes.values()) < 1:
+        raise ValueError(f"{expected}, and has {len(entries)} entries for {len(sizes)} photos; mend it.")
+    return ExternalPeer(name, folder, sizes)
+
+
+def _read_json(path):
+    return json.loads(path.read_text("utf-8")).items()
+
+
+def _read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.reader(file) if row]
+    return rows[1:] if rows and rows[0] == ["file", "bytes"] else rows
