@@ -1,65 +1,208 @@
-"""The measuring instruments themselves."""
+"""`rsic evaluate` on real photos: every figure against what the files and pictures it left behind say."""
 
-import io
+import csv
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rsic_diffusers.evaluation.metrics import psnr
-from rsic_diffusers.evaluation.standard_codecs import best_standard_codec
+from rsic_diffusers.cli import main
+from rsic_diffusers.evaluation.ledger import Ledger
+from rsic_diffusers.evaluation.photos import read_photos
 
 
-def test_psnr_by_hand():
-    black, grey = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), (16, 16, 16))
-    assert psnr(black, grey) == pytest.approx(10 * np.log10(255**2 / 256))
-    half = black.copy()
-    half.paste((16, 16, 16), (0, 0, 4, 8))
-    assert psnr(half, black) == pytest.approx(10 * np.log10(255**2 / 128))
-    assert psnr(half, black, box=(4, 0, 8, 8)) == float("inf")
-    assert psnr(half, black, box=(0.5, 0, 4, 8)) == pytest.approx(10 * np.log10(255**2 / 256))
+WEIGHTS = ["0.857", "0.4"]
+METRICS = ["psnr", "f_psnr", "ssim"]
 
 
-def test_standard_codec_fits_and_decodes(small_photo):
-    result = best_standard_codec(small_photo, 1500)
-    assert result.fits and len(result.data) <= 1500
-    np.testing.assert_array_equal(
-        np.asarray(result.image), np.asarray(Image.open(io.BytesIO(result.data)).convert("RGB"))
-    )
-    assert psnr(result.image, small_photo) > 20
-
-
-def test_standard_codec_that_cannot_go_so_low_gives_its_smallest_file(small_photo):
-    result = best_standard_codec(small_photo, 30)
-    assert not result.fits and len(result.data) < 700
-
-
-def test_frechet_distance_equals_scipys_matrix_root():
-    from scipy.linalg import sqrtm
-
-    from rsic_diffusers.evaluation.feature_distance import frechet_distance
-
-    rng = np.random.default_rng(0)
-    one = rng.normal(size=(150, 12)) @ rng.normal(size=(12, 12))
-    other = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12)) + 0.3
-    c1, c2 = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
-    expected = ((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
-    assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-6)
-    assert frechet_distance(one, one) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="at least 100"):
-        frechet_distance(one[:50], other)
-
-
-def test_feature_distance_grows_with_damage(photo):
-    from PIL import ImageFilter
-
-    from rsic_diffusers.evaluation.feature_distance import FeatureExtractor, frechet_distance
-
-    extract = FeatureExtractor()
-    pictures = [photo, photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT), photo.resize((640, 700))]
-    reference = extract(pictures)
-    distances = [
-        frechet_distance(extract([one.filter(ImageFilter.GaussianBlur(radius)) for one in pictures]), reference)
-        for radius in (1, 2, 4)
+def make_folder(folder, photo):
+    """Three photos: with a box, with a mask, and with no region."""
+    folder.mkdir()
+    crops = {"a.png": (150, 40, 310, 170), "b.png": (0, 0, 128, 128), "c.png": (300, 300, 428, 428)}
+    for name, box in crops.items():
+        photo.crop(box).save(folder / name)
+    mask = np.zeros((128, 128), np.uint8)
+    mask[20:70, 30:90] = 255
+    (folder / "masks").mkdir()
+    Image.fromarray(mask).save(folder / "masks" / "b.png")
+    entries = [
+        {"file": "a.png", "caption": "a woman", "phrase": "woman", "box": [0.25, 0.1, 0.75, 0.8], "width": 160},
+        {"file": "b.png", "mask": "masks/b.png"},
+        {"file": "c.png", "caption": "a uniform"},
     ]
-    assert 0 < distances[0] < distances[1] < distances[2]
+    (folder / "annotations.json").write_text(json.dumps(entries))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, photo):
+    folder = make_folder(tmp_path_factory.mktemp("evaluate") / "photos", photo)
+    output = folder.parent / "out"
+    command = ["evaluate", str(folder), "-o", str(output), "--weights", *WEIGHTS, "--codecs", "jpeg", "webp"]
+    assert main([*command, "--metrics", *METRICS]) == 0
+    return folder, output, command
+
+
+def rows_of(output):
+    with open(output / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def psnr(one, other):
+    return 10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2))
+
+
+def test_figures_are_those_of_the_files_and_pictures(run):
+    folder, output, _ = run
+    rows = rows_of(output)
+    assert len(rows) == 3 * 2 * 6  # photos, weights; two modes decoded and codec only, two other codecs
+    masks = {"a.png": np.zeros((130, 160), bool), "b.png": np.asarray(Image.open(folder / "masks" / "b.png")) > 0}
+    masks["a.png"][13:104, 40:120] = True
+    for row in rows:
+        where = f"{row['method'].replace(', ', '-').replace(' ', '-')}-{float(row['weight']):.3f}"
+        original = np.asarray(Image.open(folder / row["photo"]))
+        picture = np.asarray(Image.open(output / "pictures" / where / f"{row['photo']}.png"))
+        assert float(row["psnr"]) == pytest.approx(psnr(picture, original), abs=1e-6)
+        if row["photo"] == "c.png":
+            assert row["f_psnr"] == ""
+        else:
+            inside = masks[row["photo"]]
+            assert float(row["f_psnr"]) == pytest.approx(psnr(picture[inside], original[inside]), abs=1e-6)
+        pixels = original.shape[0] * original.shape[1]
+        assert float(row["bpp"]) == pytest.approx(8 * int(row["bytes"]) / pixels)
+        if row["method"] not in ("JPEG", "WebP"):
+            mode = row["method"].split(",")[0]
+            file = output / "files" / f"{mode}-{float(row['weight']):.3f}" / f"{row['photo']}.rsic"
+            assert int(row["bytes"]) == file.stat().st_size
+            assert int(row["bytes"]) == sum(int(row[name]) for name in "header caption map f0 f1 f2 f3".split())
+            assert (int(row["unet_evaluations"]) == 0) == row["method"].endswith("codec only")
+
+
+def test_pictures_are_what_the_decoder_makes_of_the_files(run, decoder):
+    _, output, _ = run
+    file = output / "files" / "referring-0.857" / "a.png.rsic"
+    for method, arguments in (("referring", {}), ("referring-codec-only", {"num_inference_steps": 0})):
+        expected = np.asarray(decoder(file, **arguments).images[0])
+        picture = np.asarray(Image.open(output / "pictures" / f"{method}-0.857" / "a.png.png"))
+        np.testing.assert_array_equal(picture, expected)
+
+
+def test_global_mode_takes_as_many_bytes(run):
+    sizes = {(row["photo"], row["weight"], row["method"]): int(row["bytes"]) for row in rows_of(run[1])}
+    for (photo, weight, method), size in sizes.items():
+        if method == "global":
+            # The coder writes words of 4 bytes, which small files feel.
+            assert size == pytest.approx(sizes[photo, weight, "referring"], rel=0.02, abs=8)
+
+
+def test_table_holds_the_means(run):
+    _, output, _ = run
+    rows = [row for row in rows_of(output) if row["method"] == "global" and float(row["weight"]) == 0.857]
+    line = next(line for line in (output / "table.md").read_text().splitlines() if line.startswith("| global |"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    size, bpp, psnr_, ssim = (np.mean([float(row[name]) for row in rows]) for name in ("bytes", "bpp", "psnr", "ssim"))
+    assert cells[1:6] == ["3", f"{size:.0f}", f"{bpp:.4f}", f"{psnr_:.2f}", f"{ssim:.4f}"]
+    results = json.loads((output / "results.json").read_text())
+    assert results["versions"]["torch"] and results["seed"] is None and len(results["rows"]) == len(rows_of(output))
+    assert (output / "curves.png").stat().st_size > 10_000
+    assert Image.open(output / "sheets" / "a.png").width > 4 * 160
+
+
+def test_an_interrupted_run_goes_on_and_metrics_can_be_added(run):
+    _, output, command = run
+    before = rows_of(output)
+    pictures = {path: path.stat().st_mtime_ns for path in output.glob("pictures/**/*.png")}
+    gone = output / "pictures" / "referring-0.857" / "b.png.png"
+    bytes_before = gone.read_bytes()
+    gone.unlink()
+    ledger = output / "ledger-0.jsonl"
+    ledger.write_bytes(ledger.read_bytes() + b'\n{"photo": "a.png", "meth')  # killed while it wrote
+
+    assert main([*command, "--metrics", *METRICS, "f_ssim"]) == 0
+    assert gone.read_bytes() == bytes_before
+    assert [path for path, time in pictures.items() if path.stat().st_mtime_ns != time] == [gone]
+    for old, new in zip(before, rows_of(output), strict=True):
+        assert {name: value for name, value in old.items() if new[name] != value}.keys() <= (
+            {"decode_seconds", "peak_memory"} if new["photo"] == "b.png" else set()
+        )
+        assert (new["f_ssim"] == "") == (new["photo"] == "c.png")
+
+
+def test_a_photo_that_fails_is_reported_and_the_others_are_done(tmp_path, photo, capsys):
+    folder = make_folder(tmp_path / "photos", photo)
+    (folder / "b.png").write_bytes(b"no picture")
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs", "jpeg"]
+    assert main(command) == 1
+    assert {row["photo"] for row in rows_of(tmp_path / "out")} == {"a.png", "c.png"}
+    assert "b.png" in capsys.readouterr().err
+    assert "b.png is not an image" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_ablations_differ_as_they_should(tmp_path, photo):
+    folder = make_folder(tmp_path / "photos", photo)
+    out = tmp_path / "out"
+    command = ["evaluate", str(folder), "-o", str(out), "--limit", "1", "--metrics", "psnr", "f_psnr", "--codecs"]
+    assert main([*command, "--ablations"]) == 0
+    rows = {row["method"]: row for row in rows_of(out)}
+    assert int(rows["without GDE"]["caption"]) < int(rows["referring"]["caption"])
+    assert int(rows["without GDE"]["f3"]) == pytest.approx(int(rows["referring"]["f3"]), abs=1)
+    assert int(rows["without RGE"]["bytes"]) < int(rows["referring"]["bytes"]) / 2
+    assert float(rows["without RGE"]["f_psnr"]) < float(rows["referring"]["f_psnr"])
+    evaluations = [int(rows[f"T = {T}"]["unet_evaluations"]) for T in (10, 30, 50)]
+    assert evaluations[0] < evaluations[1] < evaluations[2]
+    assert int(rows["T_r = 8"]["unet_evaluations"]) == 8 * int(rows["T_r = 1"]["unet_evaluations"])
+
+    def picture(name):
+        return (out / "pictures" / f"{name}-0.857" / "a.png.png").read_bytes()
+
+    assert picture("T50") == picture("referring")  # the model's own setting by another name
+    assert picture("without-guidance") != picture("referring")
+
+
+def test_ledger_starts_anew_under_other_settings_and_after_errors(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.add("a", "m", 1.0, {"T": 10}, psnr=20.0)
+    ledger.add("a", "m", 1.0, {"T": 10}, ssim=0.5)
+    again = Ledger(tmp_path)
+    assert again.get("a", "m", 1.0, {"T": 10})["psnr"] == 20.0 and again.get("a", "m", 1.0, {"T": 10})["ssim"] == 0.5
+    assert again.get("a", "m", 1.0, {"T": 20}) == {}
+    again.add("a", "m", 1.0, {"T": 20}, ssim=0.6)
+    assert "psnr" not in Ledger(tmp_path).get("a", "m", 1.0, {"T": 20})
+    again.add("a", "m", 1.0, {"T": 20}, error="no")
+    assert Ledger(tmp_path).get("a", "m", 1.0, {"T": 20}) == {}
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ({"file": "none.png"}, "does not hold"),
+        ({"file": "a.png", "box": [0.5, 0, 0.2, 1]}, "fractions"),
+        ({"file": "a.png", "mask": "none.png"}, "no mask"),
+        ({"caption": "a dog"}, '"file"'),
+    ],
+)
+def test_annotations_that_cannot_be_are_refused(tmp_path, photo, entry, message):
+    folder = make_folder(tmp_path / "photos", photo)
+    (folder / "annotations.json").write_text(json.dumps([entry]))
+    with pytest.raises(ValueError, match=message):
+        read_photos(folder)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--weights", "1.5"], "between 0 and 1"),
+        (["--presets", "quick"], "no preset quick"),
+        (["--metrics", "psnr2"], "psnr2"),
+        (["--codecs", "gif"], "gif"),
+        (["--limit", "0"], "at least 1"),
+        (["--external", "perco=nowhere"], "nowhere"),
+    ],
+)
+def test_bad_arguments_are_one_sentence_and_nothing_is_written(tmp_path, photo, capsys, arguments, message):
+    folder = make_folder(tmp_path / "photos", photo)
+    assert main(["evaluate", str(folder), "-o", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+    assert not (tmp_path / "out").exists()

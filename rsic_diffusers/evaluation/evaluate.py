@@ -85,7 +85,6 @@ class Evaluation:
         if self.by_phrase and (self.referring_model is None or not all(photo.phrase for photo in self.photos)):
             raise ValueError("To refer by phrase, give a referring model, and photos whose annotations hold phrases.")
         state = Accelerator()
-        self.output.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(self.output, state.process_index)
         self.mine = self.photos[state.process_index :: state.num_processes]
         self.is_main, self.wait = state.is_main_process, state.wait_for_everyone
@@ -151,9 +150,9 @@ class Evaluation:
     def _make_picture(self, decoder, photo, weight, file, made, arguments, settings, path) -> dict:
         figures = {name: made[name] for name in ENCODER_FIGURES if name in made}
         for other in self.methods:  # with the same settings by another name
-            same = self._entry(photo, other.name, weight, settings)
-            if same:
-                shutil.copy(self.picture(photo, other.name, weight), path)
+            same, picture = self._entry(photo, other.name, weight, settings), self.picture(photo, other.name, weight)
+            if same and picture.exists():
+                shutil.copy(picture, path)
                 return figures | {name: same[name] for name in DECODER_FIGURES}
         generator = None if self.seed is None else torch.Generator("cpu").manual_seed(self.seed)
         with PeakMemory(self.device) as memory:
@@ -356,10 +355,12 @@ def evaluate(evaluation: Evaluation, metrics=None, codecs=None, external=(), num
 def about(evaluation: Evaluation) -> dict:
     """What the figures depend on besides the photos."""
     versions = {name: version(name) for name in ("rsic-diffusers", *LIBRARIES)}
-    asked = ("model", "weights", "presets", "max_side", "seed", "device", "dtype")
+    asked = ("model", "weights", "presets", "max_side", "seed")
     return {
         "command": shlex.join(sys.argv),
         **{name: getattr(evaluation, name) for name in asked},
+        "device": str(evaluation.device),
+        "dtype": str(evaluation.dtype),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": versions,

@@ -43,6 +43,7 @@ class Ledger:
     def add(self, photo: str, method: str, weight: float, settings: dict, **figures) -> None:
         line = {"photo": photo, "method": method, "weight": weight, "settings": settings, **figures}
         text = json.dumps(line, ensure_ascii=False)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write("\n" + text)  # a line may have been cut off before this one
         self._take(json.loads(text))

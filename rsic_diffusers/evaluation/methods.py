@@ -38,7 +38,9 @@ def own_methods(presets: list[str | None], has_regions: bool) -> list[Method]:
     for preset in presets:
         suffix = "" if preset is None else f", {preset}"
         is_first = preset == presets[0]
-        methods += [Method(mode + suffix, mode, {"preset": preset}, is_first) for mode in modes[: 2 if is_first else 1]]
+        methods += [
+            Method(mode + suffix, mode, {"preset": preset}, is_first) for mode in modes[: 2 if is_first else 1]
+        ]
     return methods
 
 
