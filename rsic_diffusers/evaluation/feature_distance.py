@@ -18,6 +18,7 @@ from tqdm import tqdm
 CROP = 128
 STRIDE = 64
 MIN_CROPS = 100
+BATCH = 64  # crops at a time
 
 
 def crops_of(image) -> list[np.ndarray]:
@@ -25,6 +26,24 @@ def crops_of(image) -> list[np.ndarray]:
     array = np.asarray(image.convert("RGB"))
     rows, columns = (range(0, side - CROP + 1, STRIDE) for side in array.shape[:2])
     return [array[y : y + CROP, x : x + CROP] for y in rows for x in columns]
+
+
+@torch.no_grad()
+def extract_features(images, crops_of, network, device) -> np.ndarray:
+    """Features of the crops of PIL images, (number of crops, dimensions).
+
+    Args:
+        images: PIL images.
+        crops_of: Cuts one of them into a list of (side, side, 3) uint8 arrays.
+        network: Turns a (number, 3, side, side) uint8 tensor into (number, dimensions).
+    """
+    features = []
+    for image in tqdm(images, desc="Features", leave=False):
+        crops = crops_of(image)
+        for start in range(0, len(crops), BATCH):
+            batch = torch.from_numpy(np.stack(crops[start : start + BATCH])).permute(0, 3, 1, 2)
+            features.append(network(batch.to(device)).cpu().numpy())
+    return np.concatenate(features) if features else np.empty((0, 0))
 
 
 class FeatureExtractor:
@@ -38,16 +57,21 @@ class FeatureExtractor:
         self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().to(device)
         self.device = device
 
-    @torch.no_grad()
     def __call__(self, images) -> np.ndarray:
         """Features of the crops of PIL images, (number of crops, 1280)."""
-        features = []
-        for image in tqdm(images, desc="Features", leave=False):
-            crops = crops_of(image)
-            if crops:
-                x = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(self.device).float()
-                features.append(self.network.extract_features((x - 127) / 128).mean(dim=(2, 3)).cpu().numpy())
-        return np.concatenate(features) if features else np.empty((0, 1280))
+        return extract_features(images, crops_of, self.pooled_features, self.device)
+
+    def pooled_features(self, crops):
+        return self.network.extract_features((crops.float() - 127) / 128).mean(dim=(2, 3))
+
+
+def check_number_of_crops(number, num_reference, label="A Frechet distance", crop=CROP, minimum=MIN_CROPS):
+    """Raise `ValueError` where one of two sets holds too few crops of a side in pixels."""
+    if min(number, num_reference) < minimum:
+        raise ValueError(
+            f"{label} needs at least {minimum} crops of {crop} x {crop} pixels in both sets, not {number} and "
+            f"{num_reference}; give more or larger pictures."
+        )
 
 
 def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
@@ -56,12 +80,8 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     Raises:
         ValueError: Fewer than 100 crops in a set.
     """
-    if min(len(features), len(reference)) < MIN_CROPS:
-        raise ValueError(
-            f"The sets hold {len(features)} and {len(reference)} crops of {CROP} x {CROP} pixels; a Frechet distance "
-            f"needs at least {MIN_CROPS}. Give more or larger pictures."
-        )
-    mean, reference_mean = features.mean(axis=0), reference.mean(axis=0)
+    check_number_of_crops(len(features), len(reference))
+    mean, reference_mean = (one.mean(axis=0, dtype=np.float64) for one in (features, reference))
     covariance, reference_covariance = (np.cov(one, rowvar=False) for one in (features, reference))
     # The root's trace, from the eigenvalues of the product, which are real and not negative but for rounding.
     eigenvalues = np.linalg.eigvals(covariance @ reference_covariance).real.clip(0)
