@@ -148,8 +148,8 @@ def build_parser() -> argparse.ArgumentParser:
         "mode, in global mode at as many bytes, without diffusion, and by other codecs at as many bytes. OUT gets "
         "table.md, results.csv, results.json, curves.png, sheets, and all files and pictures. An interrupted run goes "
         "on where it was; another metric or codec is added to what is there.",
-        epilog="""annotations.json, in the folder or given by --annotations (all but "file" may be left out; a box is in fractions of
-width and height, a mask's path is from the file; without annotations all photos of the folder, in global mode):
+        epilog="""an annotations.json (all but "file" may be left out; a box is in fractions
+of width and height, a mask's path is from the file; without annotations all photos of the folder, in global mode):
   [{"file": "harbour.jpg", "caption": "a lighthouse above a harbour", "phrase": "the lighthouse",
     "box": [0.1, 0.2, 0.4, 0.9], "mask": "masks/harbour.png"}]
 

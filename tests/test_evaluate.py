@@ -91,9 +91,9 @@ def test_pictures_are_what_the_decoder_makes_of_the_files(run, decoder):
 def test_global_mode_takes_as_many_bytes(run):
     sizes = {(row["photo"], row["weight"], row["method"]): int(row["bytes"]) for row in rows_of(run[1])}
     for (photo, weight, method), size in sizes.items():
-        if method == "global":
-            # The coder writes words of 4 bytes, which small files feel.
-            assert size == pytest.approx(sizes[photo, weight, "referring"], rel=0.02, abs=8)
+        wanted = sizes[photo, weight, "referring"]
+        if method == "global" and wanted > 100:  # the coder's words of 4 bytes leave smaller ones little choice
+            assert size == pytest.approx(wanted, rel=0.02, abs=4)
 
 
 def test_table_holds_the_means(run):

@@ -11,7 +11,7 @@ import sys
 import time
 import zlib
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -224,13 +224,21 @@ class Evaluation:
         for row in self.rows():
             groups.setdefault((row["method"], row["weight"]), []).append(row["photo"])
         by_name = {photo.name: photo for photo in self.photos}
+        references = {}  # features of the photos, which most methods share
         results = []
         for (method, weight), names in tqdm(groups.items(), desc="Distances of sets", disable=not distances):
-            pictures = [open_image(self.picture(by_name[name], method, weight)) for name in names]
-            photos = [by_name[name].open() for name in names]
             for metric, distance in distances.items():
-                result = distance(pictures, photos)
-                results.append({"metric": metric, "method": method, "weight": weight, **asdict(result)})
+                key = metric, tuple(names)
+                if key not in references:
+                    references[key] = distance.extract(by_name[name].open() for name in names)
+                features = distance.extract(open_image(self.picture(by_name[name], method, weight)) for name in names)
+                result = {"metric": metric, "method": method, "weight": weight, "num_images": len(names)}
+                result |= {"num_crops": len(features), "crop": distance.crop}
+                try:
+                    result["value"] = distance.between(features, references[key])
+                except ValueError as error:  # too few crops
+                    result["error"] = str(error)
+                results.append(result)
         return results
 
     def rows(self) -> list[dict]:

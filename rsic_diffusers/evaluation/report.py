@@ -35,7 +35,7 @@ def mean_rows(rows: list[dict], sets: list[dict]) -> list[dict]:
             if values and name not in mean:
                 mean[name] = float(np.mean(values))
         ours = [one for one in sets if (one["method"], one["weight"]) == (method, weight)]
-        mean.update({one["metric"]: one["value"] for one in ours})
+        mean.update({one["metric"]: one["value"] for one in ours if "value" in one})
         means.append(mean)
     return means
 
@@ -132,6 +132,7 @@ def write_report(evaluation, sets: list[dict], about: dict, num_sheets: int) -> 
     results = {**about, "sets": sets, "rows": rows}
     (output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), "utf-8")
 
+    main_rows = [row for row in rows if row["weight"] == main_weight]
     means = mean_rows(rows, sets)
     text = [f"Means over the photos, M = {main_weight:.3f} where it matters.\n"]
     text.append(as_table([mean for mean in means if mean["weight"] == main_weight]))
@@ -142,20 +143,30 @@ def write_report(evaluation, sets: list[dict], about: dict, num_sheets: int) -> 
         plot_curves(on_curves, output / "curves.png")
     if evaluation.has_regions:
         names = [method.name for method in evaluation.methods if method.on_curve][-2:]
-        main_rows = [row for row in rows if row["weight"] == main_weight]
         text += ["\nReferring against global mode with as many bytes.\n", as_gain_table(main_rows, *names)]
+    text += [f"\n{sentence}" for sentence in _about_sets(sets)]
     text += [f"\nFailed: {sentence}" for sentence in evaluation.failures()]
     text += [f"\nNot measured: {reason}" for reason in about["unavailable"]]
     (output / "table.md").write_text("\n".join(text) + "\n", "utf-8")
-    for photo in evaluation.photos[:num_sheets]:
-        sheet = make_photo_sheet(evaluation, photo, [row for row in rows if row["photo"] == photo.name])
+    done = {row["photo"] for row in main_rows}
+    for photo in [photo for photo in evaluation.photos if photo.name in done][:num_sheets]:
+        sheet = make_photo_sheet(evaluation, photo, [row for row in main_rows if row["photo"] == photo.name])
         path = (output / "sheets" / photo.name).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
 
 
+def _about_sets(sets: list[dict]) -> list[str]:
+    """On what the distances of sets were measured, and why not."""
+    measured = {(one["metric"], one["num_images"], one["num_crops"], one["crop"]) for one in sets if "value" in one}
+    return [
+        f"{SET_METRICS[metric].label}: over {num_crops} crops of {crop} x {crop} pixels of {num_images} pictures."
+        for metric, num_images, num_crops, crop in sorted(measured)
+    ] + sorted({f"Not measured: {one['error']}" for one in sets if "error" in one})
+
+
 def make_photo_sheet(evaluation, photo, rows: list[dict]) -> Image.Image:
-    """The photo with its region, the map over it, and what each method at the first weight made of it."""
+    """The photo with its region, the map over it, and what each method made of it."""
     weight = evaluation.weights[0]
     original = photo.open()
     file = Bitstream.read(evaluation.file(photo, evaluation.methods[0].encoding, weight))
@@ -163,11 +174,8 @@ def make_photo_sheet(evaluation, photo, rows: list[dict]) -> Image.Image:
     pictures = [(marked, f"original, {original.width} x {original.height}\n{photo.caption}")]
     pictures.append((map_image(file, original), "the map M over it\nbright: faithful, dark: imagined"))
     for row in rows:
-        if row["weight"] == weight:
-            title = row["method"] if row.get("fits", True) else f"{row['method']}, its smallest file"
-            ratios = [
-                f"{PICTURE_METRICS[name].label} {row[name]:.1f} dB" for name in ("psnr", "f_psnr") if name in row
-            ]
-            label = f"{title}: {row['bytes']} bytes, {row['bpp']:.4f} bpp\n{', '.join(ratios)}"
-            pictures.append((open_image(evaluation.picture(photo, row["method"], weight)), label))
+        title = row["method"] if row.get("fits", True) else f"{row['method']}, its smallest file"
+        ratios = [f"{PICTURE_METRICS[name].label} {row[name]:.1f} dB" for name in ("psnr", "f_psnr") if name in row]
+        label = f"{title}: {row['bytes']} bytes, {row['bpp']:.4f} bpp\n{', '.join(ratios)}"
+        pictures.append((open_image(evaluation.picture(photo, row["method"], weight)), label))
     return make_sheet(pictures, SHEET_COLUMNS)

@@ -56,8 +56,17 @@ class SetDistance(NamedTuple):
         # Counted first: the features may take an hour.
         counts = [[len(self.crops_of(image)) for image in one] for one in (images, references)]
         check_number_of_crops(*map(sum, counts), self.label, self.crop, self.min_crops)
-        value = self.distance(self.extract(images), self.extract(references))
+        value = self.between(self.extract(images), self.extract(references))
         return SetResult(value, sum(count > 0 for count in counts[0]), sum(counts[0]), self.crop)
+
+    def between(self, features, reference) -> float:
+        """The distance of two sets of features.
+
+        Raises:
+            ValueError: Too few crops in a set.
+        """
+        check_number_of_crops(len(features), len(reference), self.label, self.crop, self.min_crops)
+        return self.distance(features, reference)
 
 
 def crops_of(image) -> list[np.ndarray]:
