@@ -4,45 +4,18 @@ import json
 import re
 import shutil
 
-import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import PNDMScheduler
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+
+from rsic_diffusers.evaluation.random_stable_diffusion import SD15
 
 
-# Of the public configuration of Stable Diffusion 1.5, what is not a default of these classes.
-SD15 = {
-    "unet": {"sample_size": 64, "cross_attention_dim": 768},
-    "vae": {
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "sample_size": 512,
-    },
-    "text_encoder": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "vocab_size": 49408,
-    },
-}
 SMALL = {
     "unet": {**SD15["unet"], "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32},
     "vae": {**SD15["vae"], "block_out_channels": (32, 32, 64, 64)},
     "text_encoder": {**SD15["text_encoder"], "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     | {"num_attention_heads": 2},
 }
-
-
-def make_components(config, dtype=torch.float32):
-    torch.manual_seed(0)
-    return {
-        "unet": UNet2DConditionModel(**config["unet"]).to(dtype),
-        "vae": AutoencoderKL(**config["vae"]).to(dtype),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**config["text_encoder"])).to(dtype),
-    }
 
 
 def save_folder(components, tokenizer, folder, **options):

@@ -18,6 +18,7 @@ from hub_server import HubServer
 from safetensors.torch import load_file
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
+from rsic_diffusers.evaluation.random_stable_diffusion import SD15, make_components
 from rsic_diffusers.hub import resolve_model
 
 
@@ -41,7 +42,7 @@ def save_thin(folder, base):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     root = tmp_path_factory.mktemp("small")
-    components = stable_diffusion.make_components(stable_diffusion.SMALL)
+    components = make_components(stable_diffusion.SMALL)
     stable_diffusion.save_folder(components, TOKENIZER, root / "base")
     stable_diffusion.save_single_file(components, root / "base.safetensors")
     torch.save({"state_dict": load_file(root / "base.safetensors")}, root / "base.ckpt")
@@ -91,7 +92,7 @@ def test_a_single_file_without_a_config_takes_that_of_stable_diffusion_over_http
     index["_base_model_name_or_path"] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     (tmp_path / "thin" / "model_index.json").write_text(json.dumps(index))
     base = tmp_path / "base"
-    components = stable_diffusion.make_components(stable_diffusion.SMALL)
+    components = make_components(stable_diffusion.SMALL)
     stable_diffusion.save_folder(components, TOKENIZER, base)
     for component in components.values():
         component.half()
@@ -145,7 +146,7 @@ def readme_lines():
 
 
 def test_each_line_of_the_readmes_table_loads(run_python, tmp_path):
-    components = stable_diffusion.make_components(stable_diffusion.SMALL)
+    components = make_components(stable_diffusion.SMALL)
     base, thin, dreamy = tmp_path / "base", tmp_path / "thin", tmp_path / "dreamy"
     stable_diffusion.save_folder(components, TOKENIZER, base)
     torch.nn.init.ones_(components["vae"].encoder.conv_in.bias)
@@ -169,7 +170,7 @@ def test_each_line_of_the_readmes_table_loads(run_python, tmp_path):
 def test_true_size_in_bfloat16(tmp_path, photo):
     """From a thin repo two steps are decoded; folder and single file give the same weights."""
     crop = photo.crop((200, 80, 264, 144))
-    components = stable_diffusion.make_components(stable_diffusion.SD15, torch.bfloat16)
+    components = make_components(SD15, torch.bfloat16)
     number = sum(p.numel() for component in components.values() for p in component.parameters())
     assert number == 859_520_964 + 83_653_863 + 123_060_480  # UNet, VAE, text encoder of Stable Diffusion 1.5
     stable_diffusion.save_folder(components, TOKENIZER, tmp_path / "base")

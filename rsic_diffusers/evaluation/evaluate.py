@@ -27,7 +27,7 @@ from ..pipelines.pipeline_rsic_decoder import PRESETS
 from ..referring.demands import check_weight
 from .equal_size import encode_at_size
 from .ledger import Ledger
-from .memory import PeakMemory
+from .memory import watch_memory
 from .methods import Method, ablations, own_methods
 from .metrics import PICTURE_METRICS, SET_METRICS, load_available, load_picture_metrics, load_set_metrics
 from .peers import DEFAULT_PEERS, PEERS, PeerUnavailable, load_external, load_peer
@@ -155,7 +155,7 @@ class Evaluation:
                 shutil.copy(picture, path)
                 return figures | {name: same[name] for name in DECODER_FIGURES}
         generator = None if self.seed is None else torch.Generator("cpu").manual_seed(self.seed)
-        with PeakMemory(self.device) as memory:
+        with watch_memory(decoder.device) as peak:
             start = time.perf_counter()
             result = decoder(file, generator=generator, **arguments)
             seconds = time.perf_counter() - start
@@ -163,7 +163,7 @@ class Evaluation:
         return figures | {
             "decode_seconds": seconds,
             "unet_evaluations": result.num_unet_evaluations,
-            "peak_memory": memory.mebibytes,
+            "peak_memory": peak[0],
         }
 
     def code_by_peers(self) -> None:

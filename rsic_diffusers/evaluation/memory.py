@@ -1,43 +1,42 @@
-"""How much memory a piece of work took at its peak."""
+"""How much memory a piece of work takes at its peak."""
 
 import threading
+from contextlib import contextmanager
 
 import psutil
 import torch
 
 
-class PeakMemory:
-    """Measures the block it stands around: `with PeakMemory("cpu") as memory: ...; memory.mebibytes`.
+MIB = 2**20
+SAMPLING_INTERVAL = 0.01  # seconds
 
-    On CUDA what torch had allocated at most; on other devices the process's resident memory, looked at every 10 ms.
+
+@contextmanager
+def watch_memory(device: torch.device):
+    """Gives a list that holds the peak of a block in MiB at its end.
+
+    On CUDA the most that torch had allocated, weights included; on other devices by how much the process's resident set
+    grew at most.
     """
+    peak = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak.append(torch.cuda.max_memory_allocated(device) / MIB)
+        return
+    process, done = psutil.Process(), threading.Event()
+    start = process.memory_info().rss
+    samples = [start]
 
-    def __init__(self, device: str | torch.device):
-        self.is_cuda = torch.device(device).type == "cuda"
+    def sample():
+        while not done.wait(SAMPLING_INTERVAL):
+            samples.append(max(samples.pop(), process.memory_info().rss))
 
-    def __enter__(self):
-        if self.is_cuda:
-            torch.cuda.reset_peak_memory_stats()
-            return self
-        self.bytes, self.ended = 0, threading.Event()
-        self.watcher = threading.Thread(target=self._watch, daemon=True)
-        self.watcher.start()
-        return self
-
-    def _watch(self):
-        process = psutil.Process()
-        while True:
-            self.bytes = max(self.bytes, process.memory_info().rss)
-            if self.ended.wait(0.01):
-                return
-
-    def __exit__(self, *error):
-        if self.is_cuda:
-            self.bytes = torch.cuda.max_memory_allocated()
-            return
-        self.ended.set()
-        self.watcher.join()
-
-    @property
-    def mebibytes(self) -> float:
-        return self.bytes / 2**20
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+    peak.append((samples[0] - start) / MIB)

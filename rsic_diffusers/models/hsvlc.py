@@ -32,6 +32,25 @@ class HSVLCOutput(BaseOutput):
     bits: list[torch.Tensor] | None = None
 
 
+@dataclass
+class Conditions:
+    """All that depends on M alone, coarse to fine: what a loop over latents with one M need compute but once.
+
+    Args:
+        maps (`list[torch.Tensor]`): M on the grids of 1/16, 1/8, 1/4, 1/2 and 1 of the padded latents.
+        down, up (`list[tuple[torch.Tensor, torch.Tensor]]`): Scale and shift in the blocks of each of the first four
+            grids.
+        out (`tuple[torch.Tensor, torch.Tensor]`): Scale and shift in the last block.
+        gains (`list[torch.Tensor]`): What each code is multiplied by before rounding, and divided by afterwards.
+    """
+
+    maps: list[torch.Tensor]
+    down: list[tuple[torch.Tensor, torch.Tensor]]
+    up: list[tuple[torch.Tensor, torch.Tensor]]
+    out: tuple[torch.Tensor, torch.Tensor]
+    gains: list[torch.Tensor]
+
+
 class HSVLC(ModelMixin, ConfigMixin):
     r"""Codes Stable Diffusion latents at a rate that follows the weight map M.
 
@@ -141,9 +160,29 @@ class HSVLC(ModelMixin, ConfigMixin):
     def _gate(self, i: int, level_map: torch.Tensor) -> torch.Tensor:
         return level_map >= self.gates[i]
 
-    def _gain(self, i: int, level_map: torch.Tensor) -> torch.Tensor:
-        """What f_i is multiplied by before rounding, and divided by afterwards; 1 where M = 1."""
-        return torch.exp(self.gain[self.scales.index(i)] * (level_map.clamp_min(self.gates[i]) - 1))
+    def condition(self, weight_map: torch.Tensor, height: int, width: int) -> Conditions:
+        """What `forward` computes of M alone. Given in place of M, it is not computed again.
+
+        Args:
+            weight_map (`torch.Tensor` of shape (B, 1, ceil(height/8), ceil(width/8))): M, values in [0, 1].
+            height, width (`int`): Of the latents.
+        """
+        self._check_map_shape(weight_map, len(weight_map), height, width)
+        # Whole 1/256ths, so that this prior and the fixed-point one see the same M.
+        weight_map = torch.round(weight_map.to(self.start) * ACTIVATION_ONE) / ACTIVATION_ONE
+        return self._condition(self._maps(weight_map, *(side + -side % (2 * CELL) for side in (height, width))))
+
+    def _condition(self, maps: list[torch.Tensor]) -> Conditions:
+        return Conditions(
+            maps,
+            down=[down.block.sft(level_map) for down, level_map in zip(reversed(self.down), maps)],
+            up=[up.block.sft(level_map) for up, level_map in zip(self.up, maps)],
+            out=self.out_block.sft(maps[-1]),
+            # 1 where M = 1.
+            gains=[
+                torch.exp(gain * (maps[i].clamp_min(self.gates[i]) - 1)) for i, gain in zip(self.scales, self.gain)
+            ],
+        )
 
     # -------------------------------------------------------------------------------------------------- transforms
 
@@ -156,27 +195,32 @@ class HSVLC(ModelMixin, ConfigMixin):
             latents = torch.cat([latents, *[border] * missing], dim=dim)
         return latents
 
-    def _analyse(self, latents: torch.Tensor, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _analyse(self, latents: torch.Tensor, conditions: Conditions) -> list[torch.Tensor]:
         """Bottom-up features, coarse to fine."""
         features, x = [], latents
-        for block, level_map in zip(self.down, reversed(maps[:-1])):
-            x = block(x, level_map)
+        for block, modulation in zip(self.down, reversed(conditions.down)):
+            x = block(x, modulation)
             features.insert(0, x)
         return features
 
-    def _top_down(self, maps, code):
+    def _code(self, i: int, features: list[torch.Tensor], x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """y_i, which rounding makes the code f_i, `x` being the decoder's features so far."""
+        return self.code_in[i](torch.cat([features[i], x], dim=1)) * conditions.gains[self.scales.index(i)]
+
+    def _top_down(self, conditions: Conditions, code):
         """Run the decoder; `code(i, x)` gives the code f_i when its turn comes, x being the features so far."""
-        x = self.start.expand(len(maps[0]), -1, *maps[0].shape[-2:])
+        coarsest = conditions.maps[0]
+        x = self.start.expand(len(coarsest), -1, *coarsest.shape[-2:])
         for i, block in enumerate(self.up):
             if i in self.scales:
-                x = x + self.code_out[i](code(i, x) / self._gain(i, maps[i]))
-            x = block(x, maps[i])
-        return self.out(F.silu(self.out_block(x, maps[-1])))
+                x = x + self.code_out[i](code(i, x) / conditions.gains[self.scales.index(i)])
+            x = block(x, conditions.up[i])
+        return self.out(F.silu(self.out_block(x, conditions.out)))
 
     def forward(
         self,
         latents: torch.Tensor,
-        weight_map: torch.Tensor,
+        weight_map: torch.Tensor | Conditions,
         quantization: str = "ste",
         return_bits: bool = False,
         finest: torch.Tensor | None = None,
@@ -186,7 +230,8 @@ class HSVLC(ModelMixin, ConfigMixin):
 
         Args:
             latents (`torch.Tensor` of shape (B, 4, h, w)): scaling_factor x the VAE's latents, any h and w.
-            weight_map (`torch.Tensor` of shape (B, 1, ceil(h/8), ceil(w/8))): M, values in [0, 1].
+            weight_map (`torch.Tensor` of shape (B, 1, ceil(h/8), ceil(w/8)), or [`Conditions`]): M, values in [0, 1];
+                or what `condition` made of it.
             quantization (`str`): "ste" rounds, with the gradient passed straight through; "none" does not round
                 (C as a smooth function).
             return_bits (`bool`): Also estimate the rate, with the priors in floating point. In training mode it is
@@ -200,18 +245,18 @@ class HSVLC(ModelMixin, ConfigMixin):
         if quantization not in ("ste", "none"):
             raise ValueError(f'quantization must be "ste" or "none", got {quantization!r}.')
         height, width = latents.shape[-2:]
-        self._check_map_shape(weight_map, len(latents), height, width)
-        # Whole 1/256ths, so that this prior and the fixed-point one see the same M.
-        weight_map = torch.round(weight_map.to(latents) * ACTIVATION_ONE) / ACTIVATION_ONE
-        padded = self._pad(latents)
-        maps = self._maps(weight_map, *padded.shape[-2:])
-        features = self._analyse(padded, maps)
+        conditions = weight_map
+        if not isinstance(conditions, Conditions):
+            self._check_map_shape(weight_map, len(latents), height, width)
+            conditions = self.condition(weight_map, height, width)
+        maps = conditions.maps
+        features = self._analyse(self._pad(latents), conditions)
         bits = []
         codes = hidden = None
 
         def code(i, x):
             nonlocal codes, hidden
-            y = self.code_in[i](torch.cat([features[i], x], dim=1)) * self._gain(i, maps[i])
+            y = self._code(i, features, x, conditions)
             mean, index, hidden = self.prior(self.scales.index(i), maps[i], codes, hidden)
             residual = y - mean
             gate = self._gate(i, maps[i])
@@ -224,7 +269,7 @@ class HSVLC(ModelMixin, ConfigMixin):
             codes = mean + rounded * gate
             return codes
 
-        sample = self._top_down(maps, code)[..., :height, :width]
+        sample = self._top_down(conditions, code)[..., :height, :width]
         if not return_dict:
             return (sample,)
         return HSVLCOutput(sample=sample, bits=bits or None)
@@ -264,21 +309,20 @@ class HSVLC(ModelMixin, ConfigMixin):
         if not bool(torch.isfinite(latents).all()):
             raise ValueError("The latents hold NaN or infinite values; was the VAE run in a dtype it cannot stand?")
         integer_maps = self._integer_maps(weight_map, latents.shape[-2:])
-        padded = self._pad(latents)
-        maps = [(level_map / ACTIVATION_ONE).to(latents) for level_map in integer_maps]
         with torch.no_grad():
-            features = self._analyse(padded, maps)
+            conditions = self._condition([(level_map / ACTIVATION_ONE).to(latents) for level_map in integer_maps])
+            features = self._analyse(self._pad(latents), conditions)
         stream = RansStream(self.tables.as_lists())
         bits = []
 
         def measure(i, mean, index, gate, x):
-            y = (self.code_in[i](torch.cat([features[i], x], dim=1)) * self._gain(i, maps[i])).cpu().double()
+            y = self._code(i, features, x, conditions).cpu().double()
             q = torch.round(y - mean / ACTIVATION_ONE).clamp(-MAX_SYMBOL, MAX_SYMBOL).long()[gate]
             stream.write(q, index[gate])
             bits.append(self.tables.bits(q, index[gate]))
             return q
 
-        self._walk(maps, integer_maps, measure)
+        self._walk(conditions, integer_maps, measure)
         data = stream.finish()
         return (data, bits) if return_bits else data
 
@@ -305,13 +349,14 @@ class HSVLC(ModelMixin, ConfigMixin):
         """
         return [symbols[0] for symbols in self._read(data, weight_map, shape)[1]]
 
+    @torch.no_grad()
     def _read(self, data, weight_map, shape):
         self._check_coding(weight_map, shape)
         integer_maps = self._integer_maps(weight_map, shape)
-        maps = [(level_map / ACTIVATION_ONE).to(self.start) for level_map in integer_maps]
+        conditions = self._condition([(level_map / ACTIVATION_ONE).to(self.start) for level_map in integer_maps])
         stream = RansStream(self.tables.as_lists())
         again = RansStream(self.tables.as_lists())
-        stream.open(data, max_symbols=sum(self.code_in[i].out_channels * maps[i].numel() for i in self.scales))
+        stream.open(data, max_symbols=sum(self.code_in[i].out_channels * integer_maps[i].numel() for i in self.scales))
 
         def read(i, mean, index, gate, x):
             q = stream.read(index[gate])
@@ -320,14 +365,14 @@ class HSVLC(ModelMixin, ConfigMixin):
             again.write(q, index[gate])
             return q
 
-        sample, symbols = self._walk(maps, integer_maps, read)
+        sample, symbols = self._walk(conditions, integer_maps, read)
         # rANS turns any bytes into symbols; only what an encoder wrote turns back into the same bytes.
         if again.finish() != data:
             raise ValueError("The code stream is not what an encoder writes for this map; the data is damaged.")
         return sample[..., : shape[0], : shape[1]], symbols
 
     @torch.no_grad()
-    def _walk(self, maps, integer_maps, symbols_of):
+    def _walk(self, conditions, integer_maps, symbols_of):
         """Go down the scales as encoder and decoder both must, and keep them in step.
 
         `symbols_of(i, mean, index, gate, x)` gives the integers q_i where the gate of scale i is open: the encoder
@@ -349,7 +394,7 @@ class HSVLC(ModelMixin, ConfigMixin):
             codes = mean + ACTIVATION_ONE * q
             return (codes / ACTIVATION_ONE).to(x)
 
-        return self._top_down(maps, code), symbols
+        return self._top_down(conditions, code), symbols
 
     def _integer_maps(self, weight_map: torch.Tensor, shape: tuple[int, int]) -> list[torch.Tensor]:
         """M on all grids in units of 1/256, whole numbers in float64 on the CPU."""

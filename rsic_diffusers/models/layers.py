@@ -6,7 +6,7 @@ from torch import nn
 
 
 class SFT(nn.Module):
-    """Spatial feature transform: features scaled and shifted, per position, by functions of the weight map M."""
+    """Spatial feature transform: scale and shift of features, per position, as functions of the weight map M."""
 
     def __init__(self, channels: int, hidden_channels: int = 32):
         super().__init__()
@@ -18,13 +18,13 @@ class SFT(nn.Module):
         nn.init.zeros_(self.modulation[-1].weight)
         nn.init.zeros_(self.modulation[-1].bias)
 
-    def forward(self, x: torch.Tensor, weight_map: torch.Tensor) -> torch.Tensor:
+    def forward(self, weight_map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scale, shift = self.modulation(weight_map).chunk(2, dim=1)
-        return x * (1 + scale) + shift
+        return 1 + scale, shift
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions modulated by M, around a skip connection."""
+    """Two convolutions modulated by M, around a skip connection; `modulation` is what its `sft` makes of M."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -34,9 +34,9 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
-    def forward(self, x: torch.Tensor, weight_map: torch.Tensor) -> torch.Tensor:
-        h = self.conv1(F.silu(x))
-        h = self.sft(h, weight_map)
+    def forward(self, x: torch.Tensor, modulation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        scale, shift = modulation
+        h = self.conv1(F.silu(x)) * scale + shift
         return x + self.conv2(F.silu(h))
 
 
@@ -48,8 +48,8 @@ class DownBlock(nn.Module):
         self.down = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * in_channels, out_channels, 3, padding=1))
         self.block = ResidualBlock(out_channels)
 
-    def forward(self, x: torch.Tensor, weight_map: torch.Tensor) -> torch.Tensor:
-        return self.block(self.down(x), weight_map)
+    def forward(self, x: torch.Tensor, modulation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return self.block(self.down(x), modulation)
 
 
 class UpBlock(nn.Module):
@@ -60,5 +60,5 @@ class UpBlock(nn.Module):
         self.block = ResidualBlock(in_channels)
         self.up = nn.Sequential(nn.Conv2d(in_channels, 4 * out_channels, 1), nn.PixelShuffle(2))
 
-    def forward(self, x: torch.Tensor, weight_map: torch.Tensor) -> torch.Tensor:
-        return self.up(self.block(x, weight_map))
+    def forward(self, x: torch.Tensor, modulation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return self.up(self.block(x, modulation))

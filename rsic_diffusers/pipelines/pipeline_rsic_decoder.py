@@ -10,13 +10,12 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import logging
-from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..bitstream import Bitstream, BitstreamError
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import CELL, HSVLC
-from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
+from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler, draw_noise
 from .base_model import check_latent_space, check_stable_diffusion_1
 from .latents import decode_latents, resize
 from .pipeline_output import RSICDecoderOutput
@@ -225,15 +224,24 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         coded = coded.to(device, torch.float32)  # (B, 4, h, w)
         weight_map = weight_map.to(device)
         level_map = weight_map.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)[..., : shape[0], : shape[1]]
-        omega = self.scheduler.guidance_scale_map(level_map, settings["guidance_scale"], settings["referring_scale"])
+        conditions = self.hsvlc.condition(weight_map, *shape)
 
         def codec(latents):
-            return self.hsvlc(latents.to(self.hsvlc.dtype), weight_map).sample
+            return self.hsvlc(latents.to(self.hsvlc.dtype), conditions).sample
 
-        # 3. Captions to embeddings
+        # 3. Captions to embeddings, each distinct text once
         captions = [file.caption for file in files]
-        with_caption = self.encode_prompt(captions)
-        without_caption = self.encode_prompt([""] * len(files)) if any(captions) else None
+        texts = list(dict.fromkeys([*captions, ""] if any(captions) else captions))
+        embeddings = self.encode_prompt(texts)
+        with_caption = embeddings[[texts.index(caption) for caption in captions]]
+        without_caption = embeddings[[texts.index("")] * len(files)] if any(captions) else with_caption
+        pair = torch.cat([without_caption, with_caption])
+        # Without a caption in the batch both predictions of a pair would be the same.
+        omega = inversion_omega = 1
+        if any(captions):
+            scales = settings["guidance_scale"], settings["referring_scale"]
+            omega = self.scheduler.guidance_scale_map(level_map, *scales)
+            inversion_omega = settings["inversion_guidance_scale"]
         evaluations = 0
 
         def predict(latents, timestep, omega):
@@ -241,39 +249,37 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             nonlocal evaluations
             evaluations += 1
             latents = latents.to(self.unet.dtype)
-            constant = not torch.is_tensor(omega)
-            if without_caption is None or (constant and omega in (0, 1)):
-                embeddings = without_caption if constant and omega == 0 and any(captions) else with_caption
+            if not torch.is_tensor(omega) and omega in (0, 1):
+                embeddings = with_caption if omega else without_caption
                 return self.unet(latents, timestep, embeddings).sample.float()
-            embeddings = torch.cat([without_caption, with_caption])
-            without, with_ = self.unet(torch.cat([latents] * 2), timestep, embeddings).sample.float().chunk(2)
+            without, with_ = self.unet(torch.cat([latents] * 2), timestep, pair).sample.float().chunk(2)
             return without + omega * (with_ - without)
 
         # 4. Where to start: z_hat_0 inverted to z_hat_T, keeping the trajectory (Algorithm 1, line 2), or z_hat_0 with
         # noise of each position's own level
-        timesteps = []
+        timesteps = torch.empty(0)
         if num_inference_steps:
             self.scheduler.set_timesteps(num_inference_steps, device)
-            timesteps = self.scheduler.timesteps.tolist()
+            timesteps = self.scheduler.timesteps  # used as they lie on the device, which the loops need not wait for
         inverts = settings["strength"] is None
-        latents, trajectory = coded, {}
+        latents, trajectory = coded, []
         if not inverts:
             start = self.scheduler.start_timesteps(level_map, settings["strength"])
-            noise = randn_tensor(coded.shape, generator=generator, device=device, dtype=coded.dtype)
-            skipped = sum(t > float(start.max()) for t in timesteps)
+            noise = draw_noise(coded, generator)
+            skipped = int((timesteps > start.max().to(timesteps.device)).sum())
             timesteps = timesteps[skipped:]
             for _ in range(skipped * (num_recurrence_steps - 1)):
                 # What the steps left out would have drawn: a file's noise is not to depend on its company in a batch.
-                randn_tensor(coded.shape, generator=generator, device=device, dtype=coded.dtype)
+                draw_noise(coded, generator)
         with self.progress_bar(total=len(timesteps) * (num_recurrence_steps + inverts)) as progress_bar:
-            for t in reversed(timesteps if inverts else []):
-                eps = predict(latents, t, settings["inversion_guidance_scale"])
-                latents = trajectory[t] = self.scheduler.invert_step(eps, t, latents)
+            for t in timesteps.flip(0) if inverts else ():
+                latents = self.scheduler.invert_step(predict(latents, t, inversion_omega), t, latents)
+                trajectory.append(latents)
                 progress_bar.update()
 
             # 5. Guided, self-recurrent denoising (lines 3 to 11)
             for i, t in enumerate(timesteps):
-                reference = trajectory.pop(t) if settings["guidance_target"] == "noisy" else coded
+                reference = trajectory.pop() if settings["guidance_target"] == "noisy" else coded
                 if not inverts:
                     # Positions that did not start before this step have their coded latents, with its level's noise.
                     noisy = self.scheduler.add_noise(coded, noise, t)
@@ -293,9 +299,9 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
                         latents = self.scheduler.renoise(previous, t, generator)
                 latents = previous
                 if callback_on_step_end is not None:
-                    callback_outputs = callback_on_step_end(self, i, t, {"latents": latents})
+                    callback_outputs = callback_on_step_end(self, i, int(t), {"latents": latents})
                     latents = (callback_outputs or {}).get("latents", latents)
-            if not inverts and timesteps:
+            if not inverts and len(timesteps):
                 latents = torch.where(start >= timesteps[-1], latents, coded)
 
         # 6. Latents to pictures

@@ -107,17 +107,23 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         self._ddim.set_timesteps(num_inference_steps, device)
         self.num_inference_steps = num_inference_steps
         self.timesteps = self._ddim.timesteps
+        # abar_t at t + stride, hence abar_{t-1} at t. On the device, where a step reads them without a wait; in double
+        # precision, which mps has not, for the roots of small differences.
+        stride = self.config.num_train_timesteps // num_inference_steps
+        levels = torch.cat([self._ddim.final_alpha_cumprod.cpu().expand(stride), self.alphas_cumprod])
+        on_mps = self.timesteps.device.type == "mps"
+        self._noise_levels = levels.to(self.timesteps.device, torch.float32 if on_mps else torch.float64)
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | None = None) -> torch.Tensor:
         """DDIM takes its samples as they are."""
         return sample
 
-    def _levels(self, timestep: int) -> tuple[float, float]:
+    def _levels(self, timestep: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """abar_t and abar_{t-1}: of the timestep, and of the next cleaner one."""
-        previous = int(timestep) - self.config.num_train_timesteps // self.num_inference_steps
-        alpha = self.alphas_cumprod[int(timestep)]
-        alpha_previous = self.alphas_cumprod[previous] if previous >= 0 else self._ddim.final_alpha_cumprod
-        return float(alpha), float(alpha_previous)
+        # `take`, since indexing by a tensor without dimensions waits for the device.
+        timestep = torch.as_tensor(timestep, device=self._noise_levels.device)
+        stride = self.config.num_train_timesteps // self.num_inference_steps
+        return self._noise_levels.take(timestep + stride), self._noise_levels.take(timestep)
 
     def _predict(self, model_output, sample, alpha):
         """(z_0, eps) as the model sees them in `sample` at level abar = `alpha`."""
@@ -132,12 +138,14 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         original, eps = self._predict(model_output, sample, alpha_from)
         return alpha_to**0.5 * original + (1 - alpha_to) ** 0.5 * eps, original
 
-    def invert_step(self, model_output: torch.Tensor, timestep: int, sample: torch.Tensor) -> torch.Tensor:
+    def invert_step(
+        self, model_output: torch.Tensor, timestep: int | torch.Tensor, sample: torch.Tensor
+    ) -> torch.Tensor:
         """One step of DDIM inversion: from the level below `timestep` up to it.
 
         Args:
             model_output (`torch.Tensor`): The UNet's output for `sample`, conditioned on `timestep`.
-            timestep (`int`): The noisier level, one of `timesteps`.
+            timestep (`int` or `torch.Tensor`): The noisier level, one of `timesteps`.
             sample (`torch.Tensor` of shape (B, 4, h, w)): z_hat_{t-1}.
 
         Returns:
@@ -149,7 +157,7 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
     def step(
         self,
         model_output: torch.Tensor,
-        timestep: int,
+        timestep: int | torch.Tensor,
         sample: torch.Tensor,
         reference: torch.Tensor | None = None,
         codec: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -161,7 +169,8 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             model_output (`torch.Tensor`): The UNet's output for `sample`, after classifier-free guidance.
-            timestep (`int`): One of `timesteps`.
+            timestep (`int` or `torch.Tensor`): One of `timesteps`. Given as it lies there, nothing is copied between
+                host and device.
             sample (`torch.Tensor` of shape (B, 4, h, w)): z_t.
             reference (`torch.Tensor`, *optional*): z_hat_t (z_hat_0 for the target "clean"); None for plain DDIM.
             codec (`Callable`): C, a differentiable map of latents to latents. The gradient goes through C alone.
@@ -186,7 +195,7 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
             target = guidance_target or self.config.guidance_target
             if target == "noisy":
                 # At zero terminal SNR abar_T = 0; the floor keeps gamma_T finite.
-                gamma = strength * (alpha_previous / max(alpha, 1e-4)) ** 0.5
+                gamma = strength * (alpha_previous / alpha.clamp_min(1e-4)) ** 0.5
                 gradient = guidance_gradient(codec, sample, reference)
             elif target == "clean":
                 # The clean latents move by strength x gradient, and z_{t-1} with them. (With
@@ -202,16 +211,18 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
             return (prev_sample, original)
         return GuidedSelfRecurrentDDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=original)
 
-    def renoise(self, sample: torch.Tensor, timestep: int, generator=None) -> torch.Tensor:
+    def renoise(self, sample: torch.Tensor, timestep: int | torch.Tensor, generator=None) -> torch.Tensor:
         """Self-recurrence: z_t = sqrt(abar_t / abar_{t-1}) z_{t-1} + sqrt(1 - abar_t / abar_{t-1}) N(0, I)."""
         alpha, alpha_previous = self._levels(timestep)
         ratio = alpha / alpha_previous
-        noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+        noise = draw_noise(sample, generator)
         return ratio**0.5 * sample + (1 - ratio) ** 0.5 * noise
 
-    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timestep: int | torch.Tensor
+    ) -> torch.Tensor:
         """z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise."""
-        return self._ddim.add_noise(original_samples, noise, torch.tensor([int(timestep)]))
+        return self._ddim.add_noise(original_samples, noise, torch.as_tensor(timestep).reshape(1))
 
     def start_timesteps(self, weight_map: torch.Tensor, strength: float) -> torch.Tensor:
         """The timestep from which each position is denoised: strength (1 - M) of the way up the noise schedule.
@@ -257,13 +268,31 @@ def adopt_noise_schedule(
     return GuidedSelfRecurrentDDIMScheduler.from_config({**own, **schedule, "_use_default_values": []})
 
 
+def draw_noise(sample: torch.Tensor, generator=None) -> torch.Tensor:
+    """N(0, I) of the shape, dtype and device of `sample`; `generator` as diffusers' `randn_tensor` takes it."""
+    first = generator[0] if isinstance(generator, (list, tuple)) else generator
+    if sample.is_cuda and first is not None and first.device.type == "cpu":
+        # From pageable memory the copy would wait for all that the GPU has yet to do.
+        noise = randn_tensor(sample.shape, generator=generator, dtype=sample.dtype)
+        return noise.pin_memory().to(sample.device, non_blocking=True)
+    return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+
+
 def guidance_gradient(codec: Callable, sample: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Gradient of || C(z) - z_hat ||^2 with respect to z, the norm a sum over elements divided by the paper's 4x64x64.
 
     Works under `torch.no_grad()`; the graph holds C alone and is freed on return.
     """
-    with torch.enable_grad():
-        sample = sample.detach().requires_grad_()
-        distance = (codec(sample).float() - reference.float()).square().sum()
-        # Divided last, so that half precision does not lose small gradients.
-        return torch.autograd.grad(distance, sample)[0].float() / PAPER_ELEMENTS
+
+    def distance(z):
+        return (codec(z).float() - reference.float()).square().sum()
+
+    if torch.compiler.is_compiling():
+        # The one kind that `torch.compile` traces without a break; run eagerly it takes half as long again.
+        gradient = torch.func.grad(distance)(sample)
+    else:
+        with torch.enable_grad():
+            sample = sample.detach().requires_grad_()
+            gradient = torch.autograd.grad(distance(sample), sample)[0]
+    # Divided last, so that half precision does not lose small gradients.
+    return gradient.float() / PAPER_ELEMENTS
