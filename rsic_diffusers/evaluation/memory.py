@@ -15,8 +15,8 @@ SAMPLING_INTERVAL = 0.01  # seconds
 def watch_memory(device: torch.device):
     """Gives a list that holds the peak of a block in MiB at its end.
 
-    On CUDA the most that torch had allocated, weights included; on other devices by how much the process's resident set
-    grew at most.
+    On CUDA the most that torch had allocated, weights included; on other devices by how much the process's resident
+    set grew at most.
     """
     peak = []
     if device.type == "cuda":
