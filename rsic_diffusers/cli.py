@@ -123,7 +123,11 @@ def build_parser() -> argparse.ArgumentParser:
         "-o", "--output", help="default: the file's name with .png, if there is none yet; for a folder: a folder"
     )
     decode.add_argument("--batch-size", type=int, default=1, help="of a folder, pictures of one size at once (1)")
-    decode.add_argument("--preset", help="\"paper\" is slow and exactly the paper's; default: the model's own")
+    decode.add_argument(
+        "--preset",
+        help="paper (450 UNet evaluations, exactly the paper's), balanced (at most 50), fast (at most 18); default: "
+        "the model's own",
+    )
     decode.add_argument("--steps", type=int, help="diffusion steps T")
     decode.add_argument("--recurrences", type=int, help="self-recurrences T_r of each step")
     decode.add_argument("--no-upscale", action="store_true", help="leave a picture as small as it was coded")
@@ -156,7 +160,7 @@ of width and height, a mask's path is from the file; without annotations all pho
 examples:
   rsic evaluate photos -o out                                           the model against standard codecs
   rsic evaluate photos -o out --weights 0.857 0.571 1 --metrics all     curves, all metrics that can be had
-  rsic evaluate photos -o out --presets paper fast --ablations          the paper's Table I
+  rsic evaluate photos -o out --presets fast paper --ablations          the paper's Table I
   rsic evaluate photos -o out --external perco=decoded                  another codec: its pictures and sizes.json""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
