@@ -125,6 +125,19 @@ def test_decoder_equals_algorithm_1(toy, target, T, T_r, inversion_scale, captio
     assert ours.num_unet_evaluations == T + T * T_r
 
 
+@pytest.mark.parametrize("preset, strength, limit", [("fast", 0.35, 22), ("balanced", 1.0, 60)])
+def test_quick_presets_keep_to_their_evaluations(toy, preset, strength, limit):
+    """Counted by diffusers' own timesteps, where M = 0 asks for most; and none where M = 1 asks for nothing."""
+    theirs = DDIMScheduler(steps_offset=1)
+    theirs.set_timesteps(50)
+    for value, expected in ((0.0, int((theirs.timesteps <= 1000 * strength).sum())), (1.0, 0)):
+        weight_map = WeightMap.constant(value, 64, 64)
+        codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), value))
+        file = Bitstream(64, 64, weight_map, "a dog", codes, toy.hsvlc.fingerprint)
+        out = toy(file.to_bytes(), preset=preset, output_type="latent")
+        assert out.num_unet_evaluations == expected <= limit
+
+
 def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):
     """T = 50 and T_r = 8 by their cost; gamma, omega, target and inversion by the latents of a short run."""
     own = GuidedSelfRecurrentDDIMScheduler(

@@ -19,18 +19,21 @@ TRAINING = Path(__file__).parent.parent / "training"
 RSIC_TINY = Path(resolve_model("rsic-tiny"))
 
 
-def launch(script, *arguments, expect=0, processes=1):
-    launcher = [sys.executable, "-W", "ignore", "-m", "accelerate.commands.launch", "--cpu"]
-    if processes > 1:  # on CPUs accelerate's own launcher starts one, whatever it is told
-        launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+def launch(script, *arguments, expect=0, launcher=()):
+    """Run a script, by itself or by a launcher (which costs seconds)."""
     result = subprocess.run(
-        [*launcher, str(TRAINING / script), *map(str, arguments)],
+        [sys.executable, "-W", "ignore", *launcher, str(TRAINING / script), *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     assert (result.returncode == 0) == (expect == 0), result.stdout + result.stderr
     return result.stdout + result.stderr
+
+
+ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu")
+# On CPUs accelerate's own launcher starts one process, whatever it is told.
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def photos(tmp_path_factory, photo):
 def test_a_model_from_nothing(photos, photo, tmp_path):
     printed = launch(
         "train_tiny_vae.py", "--train_data_dir", photos, "--output_dir", tmp_path / "vae", "--max_train_steps", 2,
-        "--channels", 8, "--resolution", 64, "--train_batch_size", 2,
+        "--channels", 8, "--resolution", 64, "--train_batch_size", 2, launcher=ACCELERATE,
     )  # fmt: skip
     assert "Skipped" in printed and "broken.jpg" in printed
     launch(
@@ -85,14 +88,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(photos, tmp_path):
     weights = []
     for interrupted in (False, True):
         run = tmp_path / str(interrupted)
-        train_codec(RSIC_TINY, photos, run, "--checkpointing_steps", 2, steps=4, processes=2)
+        train_codec(RSIC_TINY, photos, run, "--checkpointing_steps", 2, steps=4, launcher=TWO_PROCESSES)
         if interrupted:
             shutil.rmtree(run / "checkpoint-4")
             shutil.rmtree(run / "hsvlc")
             resume = ("--resume_from_checkpoint", "latest")
             printed = train_codec(RSIC_TINY, photos, run, "--learning_rate", 0.5, *resume, steps=4, expect=1)
             assert "learning_rate was 0.001, is 0.5" in printed
-            printed = train_codec(RSIC_TINY, photos, run, *resume, steps=4, processes=2)
+            printed = train_codec(RSIC_TINY, photos, run, *resume, steps=4, launcher=TWO_PROCESSES)
             assert "2/4" in printed
         weights.append((run / "hsvlc" / "diffusion_pytorch_model.safetensors").read_bytes())
     assert weights[0] == weights[1]

@@ -113,12 +113,14 @@ def box_region(box, size) -> np.ndarray:
     Raises:
         ValueError: There are none.
     """
+    # A fraction of a side may miss a whole pixel by a rounding error.
+    box = np.round(box, 6)
     x0, y0 = (max(int(np.ceil(corner)), 0) for corner in box[:2])
     x1, y1 = (max(int(np.floor(corner)), 0) for corner in box[2:])
     region = np.zeros((size[1], size[0]), dtype=bool)
     region[y0:y1, x0:x1] = True
     if not region.any():
-        raise ValueError(f"The box {tuple(box)} holds no whole pixel of {size[0]} x {size[1]}; give a larger one.")
+        raise ValueError(f"The box {box.tolist()} holds no whole pixel of {size[0]} x {size[1]}; give a larger one.")
     return region
 
 
