@@ -103,8 +103,8 @@ def test_damage_outside_a_region_is_not_seen(pair, random_networks):
 def test_box_region_holds_whole_pixels():
     region = box_region((0.5, -3, 4.9, 2), (6, 4))
     np.testing.assert_array_equal(np.argwhere(region), [(y, x) for y in (0, 1) for x in (1, 2, 3)])
-    assert 0.55 * 600 > 330  # a fraction of a side
-    assert box_region((0.55 * 600, 0, 0.56 * 600, 1), (600, 1)).sum() == 6
+    assert 0.07 * 100 > 7  # a fraction of a side
+    assert box_region((0.07 * 100, 0, 0.14 * 100, 1), (100, 1)).sum() == 7
     for box in ((2.1, 0, 2.9, 4), (7, 0, 9, 4), (-5, 0, -1, 4)):
         with pytest.raises(ValueError, match="holds no whole pixel"):
             box_region(box, (6, 4))
