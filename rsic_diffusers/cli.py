@@ -193,6 +193,7 @@ examples:
         "--external",
         action="append",
         default=[],
+        type=_named_folder,
         metavar="NAME=FOLDER",
         help="pictures that another codec made, with their sizes.json or sizes.csv",
     )
@@ -429,7 +430,7 @@ def run_evaluate(args) -> int:
     from .evaluation.photos import read_photos
 
     output = _output_folder(args)
-    external = [(name, Path(folder)) for name, _, folder in (one.partition("=") for one in args.external)]
+    external = [(name, Path(folder)) for name, folder in args.external]
     photos = read_photos(Path(args.photos), args.annotations and Path(args.annotations), args.limit, output)
     device = _device(args.device)
 
@@ -454,7 +455,8 @@ def run_evaluate(args) -> int:
         seed=args.seed,
     )
     failures = evaluate(evaluation, args.metrics, args.codecs, external, args.sheets)
-    print((output / "table.md").read_text("utf-8"))
+    if evaluation.is_main:
+        print((output / "table.md").read_text("utf-8"))
     return 1 if failures else 0
 
 
@@ -568,6 +570,13 @@ def _phrase(text: str):
         return phrase, float(weight)
     except ValueError:
         return text, None
+
+
+def _named_folder(text: str):
+    name, _, folder = text.partition("=")
+    if not (name and folder):
+        raise argparse.ArgumentTypeError(f"expected NAME=FOLDER, got {text!r}")
+    return name, folder
 
 
 def _sentence(error) -> str:

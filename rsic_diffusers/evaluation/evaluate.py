@@ -77,6 +77,7 @@ class Evaluation:
     seed: int | None = None
 
     def __post_init__(self):
+        self.weights, self.presets = list(dict.fromkeys(self.weights)), list(dict.fromkeys(self.presets))
         for weight in self.weights:
             check_weight("weight", weight)
         unknown = [preset for preset in self.presets if preset not in (None, *PRESETS)]
@@ -343,12 +344,13 @@ def evaluate(evaluation: Evaluation, metrics=None, codecs=None, external=(), num
         except PeerUnavailable as error:
             unavailable.append(str(error))
     for name, folder in external:
+        if name in evaluation.peers or name in [method.name for method in evaluation.methods]:
+            raise ValueError(f"There are two rows named {name!r}; give what another codec made another name.")
         evaluation.peers[name] = load_external(name, folder)
     for reason in unavailable:
         print(reason, file=sys.stderr)
 
     evaluation.encode()
-    evaluation.wait()
     evaluation.decode()
     evaluation.code_by_peers()
     evaluation.measure()
