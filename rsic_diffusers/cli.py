@@ -182,6 +182,14 @@ examples:
     evaluate.add_argument(
         "--ablations", action="store_true", help="the paper's Table I around the first preset, at the first weight"
     )
+    evaluate.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        type=_variant,
+        metavar="NAME:ARGUMENT=VALUE,...",
+        help='a row with other arguments of the decoder, "half way:strength=0.5,num_inference_steps=20"; repeatable',
+    )
     evaluate.add_argument("--single-layer", metavar="FOLDER", help='a codec for the ablation "without HSVLC"')
     evaluate.add_argument(
         "--codecs",
@@ -446,6 +454,7 @@ def run_evaluate(args) -> int:
         weights=args.weights,
         presets=args.presets or [None],
         with_ablations=args.ablations,
+        variants=dict(args.variant),
         single_layer=args.single_layer,
         by_phrase=args.referring_model is not None,
         referring_model=args.referring_model and load_referring_model(args.referring_model, device),
@@ -570,6 +579,23 @@ def _phrase(text: str):
         return phrase, float(weight)
     except ValueError:
         return text, None
+
+
+def _variant(text: str):
+    """ "half way:strength=0.5" is a name and arguments; values are JSON, or else words."""
+    import json
+
+    name, _, rest = text.partition(":")
+    arguments = {}
+    for one in rest.split(","):
+        key, _, value = one.partition("=")
+        if not (name and key and value):
+            raise argparse.ArgumentTypeError(f"expected NAME:ARGUMENT=VALUE,..., got {text!r}")
+        try:
+            arguments[key] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[key] = value
+    return name, arguments
 
 
 def _named_folder(text: str):

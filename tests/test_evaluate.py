@@ -143,7 +143,7 @@ def test_ablations_differ_as_they_should(tmp_path, photo):
     folder = make_folder(tmp_path / "photos", photo)
     out = tmp_path / "out"
     command = ["evaluate", str(folder), "-o", str(out), "--limit", "1", "--metrics", "psnr", "f_psnr", "--codecs"]
-    assert main([*command, "--ablations"]) == 0
+    assert main([*command, "--ablations", "--variant", "half way:strength=0.5,num_inference_steps=20"]) == 0
     rows = {row["method"]: row for row in rows_of(out)}
     assert int(rows["without GDE"]["caption"]) < int(rows["referring"]["caption"])
     assert int(rows["without GDE"]["f3"]) == pytest.approx(int(rows["referring"]["f3"]), abs=1)
@@ -152,6 +152,8 @@ def test_ablations_differ_as_they_should(tmp_path, photo):
     evaluations = [int(rows[f"T = {T}"]["unet_evaluations"]) for T in (10, 30, 50)]
     assert evaluations[0] < evaluations[1] < evaluations[2]
     assert int(rows["T_r = 8"]["unet_evaluations"]) == 8 * int(rows["T_r = 1"]["unet_evaluations"])
+
+    assert int(rows["half way"]["unet_evaluations"]) == 10  # 951, 901, ... 501 are above half way
 
     def picture(name):
         return (out / "pictures" / f"{name}-0.857" / "a.png.png").read_bytes()
@@ -194,6 +196,7 @@ def test_annotations_that_cannot_be_are_refused(tmp_path, photo, entry, message)
     [
         (["--weights", "1.5"], "between 0 and 1"),
         (["--presets", "quick"], "no preset quick"),
+        (["--variant", "a:strenght=1"], "strenght"),
         (["--metrics", "psnr2"], "psnr2"),
         (["--codecs", "gif"], "gif"),
         (["--limit", "0"], "at least 1"),

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .. import HSVLC, RSICDecoderPipeline, RSICEncoderPipeline
 from ..images import open_image
 from ..pipelines.base_model import check_latent_space
-from ..pipelines.pipeline_rsic_decoder import PRESETS
+from ..pipelines.pipeline_rsic_decoder import PAPER, PRESETS
 from ..referring.demands import check_weight
 from .equal_size import encode_at_size
 from .ledger import Ledger
@@ -51,6 +51,7 @@ class Evaluation:
             add points to the curves.
         presets (`list[str | None]`): Of the decoder; None is the model's own settings. Ablations are of the first.
         with_ablations (`bool`): See [`ablations`].
+        variants (`dict[str, dict]`): More rows: names, and arguments of the decoder over those of the first preset.
         single_layer (`str`, *optional*): Folder of a codec trained with `--single_layer`, for "without HSVLC".
         peers (`dict[str, Callable]`): Other codecs, see `peers/`.
         metrics (`dict[str, Callable]`): Of pictures, see [`load_picture_metrics`].
@@ -66,6 +67,7 @@ class Evaluation:
     weights: list[float] = field(default_factory=lambda: [6 / 7])
     presets: list[str | None] = field(default_factory=lambda: [None])
     with_ablations: bool = False
+    variants: dict = field(default_factory=dict)
     single_layer: str | None = None
     peers: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
@@ -91,6 +93,12 @@ class Evaluation:
         self.is_main, self.wait = state.is_main_process, state.wait_for_everyone
         self.has_regions = any(photo.box or photo.mask_path for photo in self.photos)
         self.methods = own_methods(self.presets, self.has_regions)
+        for name, arguments in self.variants.items():
+            unknown = set(arguments) - {"preset", *PAPER}
+            if unknown:
+                raise ValueError(f"The decoder takes no {', '.join(unknown)}; variants may set {', '.join(PAPER)}.")
+            arguments = {"preset": self.presets[0], **arguments}
+            self.methods.append(Method(name, self.methods[0].encoding, arguments))
         if self.with_ablations:
             self.methods += ablations(self.presets[0], self.has_regions, self.single_layer is not None)
 
