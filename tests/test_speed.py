@@ -153,7 +153,7 @@ def test_a_step_compiles_to_one_graph_for_all_timesteps():
     latents, reference, embeddings = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16), torch.randn(2, 77, 16)
     conditions = hsvlc.condition(torch.rand(1, 1, 2, 2), 16, 16)
 
-    def step(t, latents, strength=1e3):
+    def step(t, latents, strength=1e4):
         without, with_ = unet(torch.cat([latents] * 2), t, embeddings).sample.chunk(2)
         return scheduler.step(
             without + 3 * (with_ - without),
