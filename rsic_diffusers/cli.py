@@ -437,15 +437,14 @@ def run_demo(args) -> None:
 def run_evaluate(args) -> int:
     from .evaluation.photos import read_photos
 
-    output = _output_folder(args)
-    external = [(name, Path(folder)) for name, folder in args.external]
-    photos = read_photos(Path(args.photos), args.annotations and Path(args.annotations), args.limit, output)
+    folder, output = Path(args.photos), _output_folder(args)
+    if output.exists() and folder.exists() and output.samefile(folder):
+        raise ValueError(f"The output {output} is the folder of photos; give another.")
+    photos = read_photos(folder, args.annotations and Path(args.annotations), args.limit, output)
     device = _device(args.device)
-
     import torch
 
     from .evaluation.evaluate import Evaluation, evaluate
-    from .referring.heat_maps import load_referring_model
 
     evaluation = Evaluation(
         photos,
@@ -454,17 +453,19 @@ def run_evaluate(args) -> int:
         weights=args.weights,
         presets=args.presets or [None],
         with_ablations=args.ablations,
-        variants=dict(args.variant),
+        variants=args.variant,
         single_layer=args.single_layer,
-        by_phrase=args.referring_model is not None,
-        referring_model=args.referring_model and load_referring_model(args.referring_model, device),
+        codecs=args.codecs,
+        external=args.external,
+        metrics=args.metrics,
+        referring_model=args.referring_model,
         max_side=args.max_side or None,
         device=device,
         dtype=getattr(torch, args.dtype),
         seed=args.seed,
     )
-    failures = evaluate(evaluation, args.metrics, args.codecs, external, args.sheets)
-    if evaluation.is_main:
+    failures = evaluate(evaluation, args.sheets)
+    if evaluation.share.is_main_process:
         print((output / "table.md").read_text("utf-8"))
     return 1 if failures else 0
 
@@ -482,9 +483,9 @@ def _device(name: str):
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"The device {name!r} cannot be used here ({_sentence(error)})") from None
     if name == "cuda":
-        from accelerate import Accelerator
+        from .folders import share_of_work
 
-        return Accelerator().device  # under `accelerate launch`, this process's own
+        return share_of_work().device  # under `accelerate launch`, this process's own
     return torch.device(name)
 
 

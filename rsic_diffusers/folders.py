@@ -10,10 +10,16 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
+
+
+def share_of_work() -> Accelerator:
+    """This process among those that were launched together; they wait long for each other."""
+    return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
 
 
 def find_files(folder: Path, suffixes: Iterable[str], output: Path) -> list[Path]:
@@ -59,7 +65,7 @@ def run(jobs: dict[Path, Path], work: Callable, output: Path, title: str, group_
     Returns:
         `dict[str, int]`: How many were "done", "skipped" and "failed".
     """
-    state = Accelerator()
+    state = share_of_work()
     mine = sorted(jobs)[state.process_index :: state.num_processes]
     waiting = [path for path in mine if not jobs[path].exists()]
     counts = {"done": 0, "skipped": len(mine) - len(waiting), "failed": 0}

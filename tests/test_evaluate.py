@@ -17,9 +17,9 @@ METRICS = ["psnr", "f_psnr", "ssim"]
 
 
 def make_folder(folder, photo):
-    """Three photos: with a box, with a mask, and with no region."""
-    folder.mkdir()
-    crops = {"a.png": (150, 40, 310, 170), "b.png": (0, 0, 128, 128), "c.png": (300, 300, 428, 428)}
+    """Three photos: with a box, with a mask, and in a subfolder with no region."""
+    (folder / "sub").mkdir(parents=True)
+    crops = {"a.png": (150, 40, 310, 170), "b.png": (0, 0, 128, 128), "sub/c.png": (300, 300, 428, 428)}
     for name, box in crops.items():
         photo.crop(box).save(folder / name)
     mask = np.zeros((128, 128), np.uint8)
@@ -29,7 +29,7 @@ def make_folder(folder, photo):
     entries = [
         {"file": "a.png", "caption": "a woman", "phrase": "woman", "box": [0.25, 0.1, 0.75, 0.8], "width": 160},
         {"file": "b.png", "mask": "masks/b.png"},
-        {"file": "c.png", "caption": "a uniform"},
+        {"file": "sub/c.png", "caption": "a uniform"},
     ]
     (folder / "annotations.json").write_text(json.dumps(entries))
     return folder
@@ -64,7 +64,7 @@ def test_figures_are_those_of_the_files_and_pictures(run):
         original = np.asarray(Image.open(folder / row["photo"]))
         picture = np.asarray(Image.open(output / "pictures" / where / f"{row['photo']}.png"))
         assert float(row["psnr"]) == pytest.approx(psnr(picture, original), abs=1e-6)
-        if row["photo"] == "c.png":
+        if row["photo"] == "sub/c.png":
             assert row["f_psnr"] == ""
         else:
             inside = masks[row["photo"]]
@@ -106,7 +106,7 @@ def test_table_holds_the_means(run):
     results = json.loads((output / "results.json").read_text())
     assert results["versions"]["torch"] and results["seed"] is None and len(results["rows"]) == len(rows_of(output))
     assert (output / "curves.png").stat().st_size > 10_000
-    assert Image.open(output / "sheets" / "a.png").width > 4 * 160
+    assert Image.open(output / "sheets" / "a.png.png").width > 4 * 160
 
 
 def test_an_interrupted_run_goes_on_and_metrics_can_be_added(run):
@@ -122,11 +122,47 @@ def test_an_interrupted_run_goes_on_and_metrics_can_be_added(run):
     assert main([*command, "--metrics", *METRICS, "f_ssim"]) == 0
     assert gone.read_bytes() == bytes_before
     assert [path for path, time in pictures.items() if path.stat().st_mtime_ns != time] == [gone]
+    assert "nan" not in (output / "results.json").read_text().lower()
     for old, new in zip(before, rows_of(output), strict=True):
         assert {name: value for name, value in old.items() if new[name] != value}.keys() <= (
             {"decode_seconds", "peak_memory"} if new["photo"] == "b.png" else set()
         )
-        assert (new["f_ssim"] == "") == (new["photo"] == "c.png")
+        assert (new["f_ssim"] == "") == (new["photo"] == "sub/c.png")
+
+
+def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo):
+    folder = make_folder(tmp_path / "photos", photo)
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs", "jpeg"]
+    command += ["--presets", "fast", "--variant", "codec:num_inference_steps=0", "--limit", "1"]
+    assert main(command) == 0
+    before = {row["method"]: row for row in rows_of(tmp_path / "out")}
+    assert before["codec"]["psnr"] == before["referring, codec only"]["psnr"]
+    photo.crop((0, 200, 160, 330)).save(folder / "a.png")
+    assert main(command) == 0
+    after = {row["method"]: row for row in rows_of(tmp_path / "out")}
+    for name in before:
+        assert after[name]["psnr"] != before[name]["psnr"]
+    data = (tmp_path / "out" / "files" / "referring-0.857" / "a.png.rsic").read_bytes()
+    assert int(after["referring, fast"]["bytes"]) == len(data)
+
+
+def test_another_codecs_pictures_are_taken_as_they_are(tmp_path, photo):
+    folder = make_folder(tmp_path / "photos", photo)
+    theirs = tmp_path / "theirs"
+    (theirs / "sub").mkdir(parents=True)
+    sizes = {}
+    for name in ("a.png", "b.png", "sub/c.png"):
+        Image.open(folder / name).quantize(16).convert("RGB").save(theirs / name)
+        sizes[name] = 100 + len(sizes)
+    (theirs / "sizes.json").write_text(json.dumps(sizes))
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs"]
+    command += ["--external", f"theirs={theirs}", "--variant", "none:num_inference_steps=0"]
+    assert main(command) == 0
+    rows = [row for row in rows_of(tmp_path / "out") if row["method"] == "theirs"]
+    assert [int(row["bytes"]) for row in rows] == [100, 101, 102]
+    for row in rows:
+        expected = psnr(np.asarray(Image.open(theirs / row["photo"])), np.asarray(Image.open(folder / row["photo"])))
+        assert float(row["psnr"]) == pytest.approx(expected)
 
 
 def test_a_photo_that_fails_is_reported_and_the_others_are_done(tmp_path, photo, capsys):
@@ -134,7 +170,7 @@ def test_a_photo_that_fails_is_reported_and_the_others_are_done(tmp_path, photo,
     (folder / "b.png").write_bytes(b"no picture")
     command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs", "jpeg"]
     assert main(command) == 1
-    assert {row["photo"] for row in rows_of(tmp_path / "out")} == {"a.png", "c.png"}
+    assert {row["photo"] for row in rows_of(tmp_path / "out")} == {"a.png", "sub/c.png"}
     assert "b.png" in capsys.readouterr().err
     assert "b.png is not an image" in (tmp_path / "out" / "table.md").read_text()
 
@@ -162,6 +198,12 @@ def test_ablations_differ_as_they_should(tmp_path, photo):
     assert picture("without-guidance") != picture("referring")
 
 
+def test_the_latest_of_two_processes_counts(tmp_path):
+    Ledger(tmp_path, 1).add("a", "m", 1.0, {"T": 10}, error="no memory")
+    Ledger(tmp_path, 0).add("a", "m", 1.0, {"T": 10}, caption="a\u2028b")
+    assert Ledger(tmp_path).get("a", "m", 1.0)["caption"] == "a\u2028b"
+
+
 def test_ledger_starts_anew_under_other_settings_and_after_errors(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.add("a", "m", 1.0, {"T": 10}, psnr=20.0)
@@ -182,6 +224,9 @@ def test_ledger_starts_anew_under_other_settings_and_after_errors(tmp_path):
         ({"file": "a.png", "box": [0.5, 0, 0.2, 1]}, "fractions"),
         ({"file": "a.png", "mask": "none.png"}, "no mask"),
         ({"caption": "a dog"}, '"file"'),
+        ({"file": "a.png", "box": ["a", 0, 1, 1]}, "fractions"),
+        ({"file": "a.png", "mask": 5}, "must be text"),
+        ({"file": "../photos/a.png"}, "must be the name"),
     ],
 )
 def test_annotations_that_cannot_be_are_refused(tmp_path, photo, entry, message):
@@ -197,6 +242,7 @@ def test_annotations_that_cannot_be_are_refused(tmp_path, photo, entry, message)
         (["--weights", "1.5"], "between 0 and 1"),
         (["--presets", "quick"], "no preset quick"),
         (["--variant", "a:strenght=1"], "strenght"),
+        (["--variant", "referring:strength=1"], "names of their own"),
         (["--metrics", "psnr2"], "psnr2"),
         (["--codecs", "gif"], "gif"),
         (["--limit", "0"], "at least 1"),

@@ -4,6 +4,8 @@ A photo goes through `encode` (to real files), `decode` (by a pipeline that know
 `measure`; `report.py` makes tables and pictures of what they leave in the ledger.
 """
 
+import json
+import math
 import platform
 import shlex
 import shutil
@@ -13,36 +15,41 @@ import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from tqdm import tqdm
 
 from .. import HSVLC, RSICDecoderPipeline, RSICEncoderPipeline
+from ..folders import share_of_work
 from ..images import open_image
 from ..pipelines.base_model import check_latent_space
 from ..pipelines.pipeline_rsic_decoder import PAPER, PRESETS
 from ..referring.demands import check_weight
+from ..referring.heat_maps import load_referring_model
 from .equal_size import encode_at_size
 from .ledger import Ledger
 from .memory import watch_memory
 from .methods import Method, ablations, own_methods
 from .metrics import PICTURE_METRICS, SET_METRICS, load_available, load_picture_metrics, load_set_metrics
-from .peers import DEFAULT_PEERS, PEERS, PeerUnavailable, load_external, load_peer
+from .peers import DEFAULT_PEERS, PeerUnavailable, load_external, load_peer
 from .photos import Photo
 from .report import write_report
 
 
-LIBRARIES = ("torch", "diffusers", "transformers", "compressai", "numpy", "Pillow")
+LIBRARIES = (
+    "rsic-diffusers", "torch", "diffusers", "transformers", "compressai", "numpy", "Pillow", "pillow-jxl-plugin",
+    "scikit-image", "pytorch-msssim", "torchmetrics", "torch-fidelity",
+)  # fmt: skip
 ENCODER_FIGURES = ("bytes", "bpp", "header", "caption", "map", "f0", "f1", "f2", "f3", "encode_seconds")
 DECODER_FIGURES = ("decode_seconds", "unet_evaluations", "peak_memory")
 
 
 @dataclass
 class Evaluation:
-    """
+    """What is compared, over which photos, and where it goes.
+
     Args:
         photos (`list[Photo]`): See [`read_photos`].
         output (`Path`): Folder for files, pictures and the ledger. What is there already is not made again.
@@ -51,12 +58,14 @@ class Evaluation:
             add points to the curves.
         presets (`list[str | None]`): Of the decoder; None is the model's own settings. Ablations are of the first.
         with_ablations (`bool`): See [`ablations`].
-        variants (`dict[str, dict]`): More rows: names, and arguments of the decoder over those of the first preset.
+        variants (`list[tuple[str, dict]]`): More rows: names, and arguments of the decoder over the first preset's.
         single_layer (`str`, *optional*): Folder of a codec trained with `--single_layer`, for "without HSVLC".
-        peers (`dict[str, Callable]`): Other codecs, see `peers/`.
-        metrics (`dict[str, Callable]`): Of pictures, see [`load_picture_metrics`].
-        by_phrase (`bool`): Refer by each photo's phrase rather than by its mask or box; what is measured stays those.
-        referring_model (*optional*): Finds the phrases.
+        codecs (`list[str]`, *optional*): Names of `PEERS`; default: `DEFAULT_PEERS`.
+        external (`list[tuple[str, str]]`): Names, and folders of what other codecs made, see [`load_external`].
+        metrics (`list[str]`, *optional*): Names of `PICTURE_METRICS` and `SET_METRICS`, or "all"; default: those that
+            need no download.
+        referring_model (`str`, *optional*): Finds the photos' phrases; without one their masks or boxes are referred
+            to. What is measured stays the latter.
         max_side (`int`, *optional*), device, dtype (`torch.dtype`): As the pipelines take them.
         seed (`int`, *optional*): Of the decoder's noise; by default the file's own.
     """
@@ -67,12 +76,12 @@ class Evaluation:
     weights: list[float] = field(default_factory=lambda: [6 / 7])
     presets: list[str | None] = field(default_factory=lambda: [None])
     with_ablations: bool = False
-    variants: dict = field(default_factory=dict)
+    variants: list[tuple[str, dict]] = field(default_factory=list)
     single_layer: str | None = None
-    peers: dict = field(default_factory=dict)
-    metrics: dict = field(default_factory=dict)
-    by_phrase: bool = False
-    referring_model: object = None
+    codecs: list[str] | None = None
+    external: list[tuple[str, str]] = field(default_factory=list)
+    metrics: list[str] | None = None
+    referring_model: str | None = None
     max_side: int | None = 768
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
@@ -85,22 +94,61 @@ class Evaluation:
         unknown = [preset for preset in self.presets if preset not in (None, *PRESETS)]
         if unknown:
             raise ValueError(f"There is no preset {', '.join(unknown)}; choose from {', '.join(PRESETS)}.")
-        if self.by_phrase and (self.referring_model is None or not all(photo.phrase for photo in self.photos)):
-            raise ValueError("To refer by phrase, give a referring model, and photos whose annotations hold phrases.")
-        state = Accelerator()
-        self.ledger = Ledger(self.output, state.process_index)
-        self.mine = self.photos[state.process_index :: state.num_processes]
-        self.is_main, self.wait = state.is_main_process, state.wait_for_everyone
-        self.has_regions = any(photo.box or photo.mask_path for photo in self.photos)
+        if self.referring_model and not all(photo.phrase for photo in self.photos):
+            raise ValueError("A referring model needs a phrase for each photo; give annotations that hold them.")
+        if self.with_ablations is False and self.single_layer:
+            raise ValueError("A single-layer codec is for an ablation; ask for the ablations too.")
+        self.share = share_of_work()
+        self.mine = self.photos[self.share.process_index :: self.share.num_processes]
+        self.ledger = Ledger(self.output, self.share.process_index)
+        self.has_regions = bool(self.referring_model) or any(photo.box or photo.mask_path for photo in self.photos)
         self.methods = own_methods(self.presets, self.has_regions)
-        for name, arguments in self.variants.items():
-            unknown = set(arguments) - {"preset", *PAPER}
-            if unknown:
-                raise ValueError(f"The decoder takes no {', '.join(unknown)}; variants may set {', '.join(PAPER)}.")
-            arguments = {"preset": self.presets[0], **arguments}
-            self.methods.append(Method(name, self.methods[0].encoding, arguments))
         if self.with_ablations:
             self.methods += ablations(self.presets[0], self.has_regions, self.single_layer is not None)
+        for name, arguments in self.variants:
+            if not arguments.keys() <= PAPER.keys() or None in arguments.values():
+                raise ValueError(f"The variant {name!r} may set {', '.join(PAPER)}, to a value; got {arguments}.")
+            arguments = {"preset": self.presets[0], **arguments}
+            self.methods.append(Method(name, self.methods[0].encoding, arguments))
+        self._load_instruments()
+        names = [*(method.name for method in self.methods), *self.peers]
+        if len({_folder_name(name, 0) for name in names}) < len(names) or any("/" in name for name in names):
+            raise ValueError(f"Rows must have names of their own, without a slash; these are {', '.join(names)}.")
+
+    def _load_instruments(self):
+        """Other codecs and metrics, and a line on each that cannot be had."""
+        self.peers, self.unavailable = {}, []
+        for name in DEFAULT_PEERS if self.codecs is None else self.codecs:
+            try:
+                peer = load_peer(name)
+                self.peers[peer.name] = peer
+            except PeerUnavailable as error:
+                self.unavailable.append(str(error))
+        for name, folder in self.external:
+            if name in self.peers:
+                raise ValueError(f"There are two codecs {name!r}; give what was made elsewhere another name.")
+            self.peers[name] = load_external(name, Path(folder))
+        known = {**PICTURE_METRICS, **SET_METRICS}
+        names = self.metrics or [name for name, metric in known.items() if not metric.needs_download]
+        names = list(known) if "all" in names else names
+        of_sets = [name for name in names if name in SET_METRICS]
+        of_pictures = [name for name in names if name not in SET_METRICS]
+        self.picture_metrics, reasons = load_available(load_picture_metrics, of_pictures, self.device)
+        self.set_metrics, more = load_available(load_set_metrics, of_sets, self.device)
+        self.unavailable += reasons + more
+        if self.share.is_main_process:
+            print(*self.unavailable, sep="\n", end="\n" * bool(self.unavailable), file=sys.stderr)
+
+    def rows(self) -> list[tuple[str, float]]:
+        """Names and weights of all that is measured, in the order of the tables."""
+        own = [(method.name, weight) for method in self.methods for weight in self.weights_of(method)]
+        # A folder of pictures is the same at each weight.
+        theirs = [
+            (name, weight)
+            for name in self.peers
+            for weight in (self.weights[:1] if name in dict(self.external) else self.weights)
+        ]
+        return own + theirs
 
     def weights_of(self, method: Method) -> list[float]:
         return self.weights if method.on_curve else self.weights[:1]
@@ -108,32 +156,44 @@ class Evaluation:
     def file(self, photo: Photo, encoding: str, weight: float) -> Path:
         return self.output / "files" / _folder_name(encoding, weight) / f"{photo.name}.rsic"
 
-    def picture(self, photo: Photo, method: str, weight: float) -> Path:
-        return self.output / "pictures" / _folder_name(method, weight) / f"{photo.name}.png"
+    def picture(self, photo: Photo, name: str, weight: float) -> Path:
+        return self.output / "pictures" / _folder_name(name, weight) / f"{photo.name}.png"
 
     def encode(self) -> None:
         """Photos to `.rsic` files."""
         wanted = [(method.encoding, weight) for method in self.methods for weight in self.weights_of(method)]
         if self.has_regions:  # files of global mode take the sizes of these
             wanted = [("referring", weight) for weight in self.weights] + wanted
-        encoder = self._load(RSICEncoderPipeline, referring_model=self.referring_model)
-        encoders = {"without HSVLC": self._with_single_layer(encoder)}
+        finder = self.referring_model and load_referring_model(self.referring_model, self.device)
+        encoder = self._load(RSICEncoderPipeline, referring_model=finder)
+        single = self._with_single_layer(encoder)
         for photo, (encoding, weight) in self._jobs("Encoding", dict.fromkeys(wanted)):
-            region = photo.phrase if self.by_phrase else photo.box or str(photo.mask_path)
-            settings = {"caption": photo.caption, "region": region}
-            work = partial(self._make_file, encoders.get(encoding, encoder), photo, encoding, weight)
+            one = single if encoding == "without HSVLC" else encoder
+            settings = {
+                "model": self.model,
+                "codec": one.hsvlc.fingerprint.hex(),
+                "dtype": str(self.dtype),
+                "max_side": self.max_side,
+                "referring_model": self.referring_model,
+                "photo": [photo.checksum(), photo.caption, photo.phrase, photo.box],
+            }
+            if encoding == "global" and self.has_regions:
+                settings["num_bytes"] = self._made_file(photo, "referring", weight).get("bytes")
+                if settings["num_bytes"] is None:
+                    continue  # what failed was said
+            work = partial(self._make_file, one, photo, encoding, weight, settings.get("num_bytes"))
             self._once(photo, f"file, {encoding}", weight, settings, self.file(photo, encoding, weight), work)
 
-    def _make_file(self, encoder, photo, encoding, weight, path) -> dict:
+    def _make_file(self, encoder, photo, encoding, weight, num_bytes, path) -> dict:
         image = photo.open()
-        demand = photo.demand(image.size, self.by_phrase)
-        if encoding == "without RGE":
-            demand, weight = None, 0.0
         common = {"caption": "" if encoding == "without GDE" else photo.caption, "max_side": self.max_side}
         figures = {}
-        if encoding == "global" and demand is not None:  # many tries, whose time says nothing
-            out = encode_at_size(encoder, image, self.file(photo, "referring", weight).stat().st_size, **common)
+        if num_bytes is not None:  # many tries, whose time says nothing
+            out = encode_at_size(encoder, image, num_bytes, **common)
         else:
+            demand = photo.demand(image.size, bool(self.referring_model))
+            if encoding == "without RGE":
+                demand, weight = None, 0.0
             start = time.perf_counter()
             out = encoder(image, referring=demand, weight=weight, **common)
             figures["encode_seconds"] = time.perf_counter() - start
@@ -143,23 +203,31 @@ class Evaluation:
     def decode(self) -> None:
         """Files to pictures, by a pipeline that was not there when the files were made."""
         decoder = self._load(RSICDecoderPipeline)
-        decoders = {"without HSVLC": self._with_single_layer(decoder)}
+        single = self._with_single_layer(decoder)
+        some_weight = decoder.unet.conv_out.weight.detach().float().cpu().numpy()
+        shared = {
+            "model": [self.model, zlib.crc32(some_weight)],  # trained on, no weight stays
+            "dtype": str(self.dtype),
+            "device": str(self.device),
+            "seed": self.seed,
+        }
         wanted = [(method, weight) for method in self.methods for weight in self.weights_of(method)]
         for photo, (method, weight) in self._jobs("Decoding", wanted):
             made = self._made_file(photo, method.encoding, weight)
-            if not made:
-                continue
             file = self.file(photo, method.encoding, weight)
-            settings = decoder.default_settings(method.decoding.get("preset")) | method.decoding
-            settings |= {"preset": None, "file": zlib.crc32(file.read_bytes()), "seed": self.seed}
-            one_decoder = decoders.get(method.encoding, decoder)
-            work = partial(self._make_picture, one_decoder, photo, weight, file, made, method.decoding, settings)
+            settings = shared | decoder.default_settings(method.decoding.get("preset")) | method.decoding
+            settings |= {"preset": None, "file": zlib.crc32(file.read_bytes()) if made else None}
+            one = single if method.encoding == "without HSVLC" else decoder
+            work = partial(self._make_picture, one, photo, weight, file, made, method.decoding, settings)
             self._once(photo, method.name, weight, settings, self.picture(photo, method.name, weight), work)
 
     def _make_picture(self, decoder, photo, weight, file, made, arguments, settings, path) -> dict:
+        if not made:
+            raise ValueError("Its file was not made.")
         figures = {name: made[name] for name in ENCODER_FIGURES if name in made}
         for other in self.methods:  # with the same settings by another name
-            same, picture = self._entry(photo, other.name, weight, settings), self.picture(photo, other.name, weight)
+            same = self.ledger.get(photo.name, other.name, weight, settings)
+            picture = self.picture(photo, other.name, weight)
             if same and picture.exists():
                 shutil.copy(picture, path)
                 return figures | {name: same[name] for name in DECODER_FIGURES}
@@ -177,19 +245,20 @@ class Evaluation:
 
     def code_by_peers(self) -> None:
         """Other codecs, at the bytes of the first method's files."""
-        encoding = self.methods[0].encoding
-        for photo, (name, weight) in self._jobs(
-            "Other codecs", [(name, w) for name in self.peers for w in self.weights]
-        ):
-            made = self._made_file(photo, encoding, weight)
-            if made:
-                settings = {"num_bytes": made["bytes"]}
-                work = partial(self._make_peer_picture, photo, name, made["bytes"])
-                self._once(photo, name, weight, settings, self.picture(photo, name, weight), work)
+        for photo, (name, weight) in self._jobs("Other codecs", [row for row in self.rows() if row[0] in self.peers]):
+            num_bytes = self._made_file(photo, self.methods[0].encoding, weight).get("bytes")
+            peer = self.peers[name]
+            settings = {"num_bytes": num_bytes, "photo": photo.checksum()}
+            if name in dict(self.external):
+                settings["folder"] = str(peer.folder)
+            work = partial(self._make_peer_picture, peer, photo, num_bytes)
+            self._once(photo, name, weight, settings, self.picture(photo, name, weight), work)
 
-    def _make_peer_picture(self, photo, name, num_bytes, path) -> dict:
+    def _make_peer_picture(self, peer, photo, num_bytes, path) -> dict:
+        if num_bytes is None:
+            raise ValueError("There is no file whose bytes it could take.")
         image = photo.open()
-        result = self.peers[name](image, num_bytes, name=photo.name)
+        result = peer(image, num_bytes, name=photo.name)
         result.image.save(path)
         return {
             "bytes": result.num_bytes,
@@ -201,106 +270,96 @@ class Evaluation:
         }
 
     def measure(self) -> None:
-        """Pictures to figures; those that an earlier run measured stay."""
-        names = [method.name for method in self.methods] + list(self.peers)
-        wanted = [(name, weight) for name in names for weight in self.weights]
-        for photo, (name, weight) in self._jobs("Measuring", wanted):
-            entry = self.ledger.entries.get((photo.name, name, weight), {"error": "was not made"})
-            missing = [metric for metric in self.metrics if metric not in entry]
-            if "error" in entry or not missing:
+        """Pictures to figures; those that an earlier run measured stay. What does not apply, or is not finite (PSNR of
+        equal pictures), is None."""
+        for photo, (name, weight) in self._jobs("Measuring", self.rows()):
+            entry = self.ledger.get(photo.name, name, weight)
+            missing = [metric for metric in self.picture_metrics if metric not in entry]
+            if not entry or not missing:
                 continue
+            figures = {}
             with self._noting_failure(photo, name, weight, entry["settings"]):
                 image = photo.open()
                 picture, region = open_image(self.picture(photo, name, weight)), photo.region(image.size)
-                figures = {}
                 for metric in missing:
                     kind = PICTURE_METRICS[metric]
-                    if (region is None and kind.needs_region) or (not photo.caption and kind.needs_caption):
-                        continue
-                    figures[metric] = self.metrics[metric](picture, image, region=region, caption=photo.caption)
+                    applies = not (region is None and kind.needs_region) and (photo.caption or not kind.needs_caption)
+                    figures[metric] = None
+                    if applies:
+                        value = self.picture_metrics[metric](picture, image, region=region, caption=photo.caption)
+                        figures[metric] = value if math.isfinite(value) else None
                 self.ledger.add(photo.name, name, weight, entry["settings"], **figures)
 
-    def measure_sets(self, distances: dict) -> list[dict]:
-        """How far the pictures of each method, as a set, are from the photos.
-
-        Args:
-            distances (`dict[str, Callable]`): See [`load_set_metrics`].
+    def measure_sets(self) -> list[dict]:
+        """How far the pictures of each row, as a set, are from the photos.
 
         Returns:
-            `list[dict]`: metric, method, weight, value, and how many pictures and crops went into it.
+            `list[dict]`: metric, method, weight, how many pictures and crops there were, and the value or an error.
         """
-        groups = {}
-        for row in self.rows():
-            groups.setdefault((row["method"], row["weight"]), []).append(row["photo"])
-        by_name = {photo.name: photo for photo in self.photos}
-        references = {}  # features of the photos, which most methods share
-        results = []
-        for (method, weight), names in tqdm(groups.items(), desc="Distances of sets", disable=not distances):
-            for metric, distance in distances.items():
-                key = metric, tuple(names)
-                if key not in references:
-                    references[key] = distance.extract(by_name[name].open() for name in names)
-                features = distance.extract(open_image(self.picture(by_name[name], method, weight)) for name in names)
-                result = {"metric": metric, "method": method, "weight": weight, "num_images": len(names)}
-                result |= {"num_crops": len(features), "crop": distance.crop}
+        references, results = {}, []  # features of the photos, which most rows share
+        for name, weight in tqdm(self.rows(), desc="Distances of sets", disable=not self.set_metrics):
+            photos = [photo for photo in self.photos if self.ledger.get(photo.name, name, weight)]
+            features = {}
+            for metric, distance in self.set_metrics.items():
+                result = {"metric": metric, "method": name, "weight": weight, "num_images": len(photos)}
+                result["crop"] = distance.crop
+                results.append(result)
                 try:
-                    result["value"] = distance.between(features, references[key])
+                    result["num_crops"] = distance.count(photo.open() for photo in photos)
+                    key = distance.extract, tuple(photos)
+                    if key not in references:
+                        references[key] = distance.extract(photo.open() for photo in photos)
+                    if distance.extract not in features:
+                        pictures = (open_image(self.picture(photo, name, weight)) for photo in photos)
+                        features[distance.extract] = distance.extract(pictures)
+                    result["value"] = distance.distance(features[distance.extract], references[key])
                 except ValueError as error:  # too few crops
                     result["error"] = str(error)
-                results.append(result)
         return results
 
-    def rows(self) -> list[dict]:
-        """The figures of every photo by every method and weight, in the order of the methods."""
-        self.ledger.read()
-        names = [method.name for method in self.methods] + list(self.peers)
-        keys = [(photo.name, name, weight) for name in names for weight in self.weights for photo in self.photos]
-        entries = [self.ledger.entries.get(key, {"error": "was not made"}) for key in keys]
-        return [entry for entry in entries if "error" not in entry]
+    def entries(self) -> list[dict]:
+        """The figures of every photo by every row; those that failed left out."""
+        entries = [self.ledger.get(photo.name, *row) for row in self.rows() for photo in self.photos]
+        return [entry for entry in entries if entry]
 
     def failures(self) -> list[str]:
-        """What went wrong, a sentence each."""
+        """What went wrong in this run's rows and their files, a sentence each."""
+        names = {name for name, _ in self.rows()} | {f"file, {method.encoding}" for method in self.methods}
+        photos = {photo.name for photo in self.photos}
         return [
-            f"{entry['photo']}, {entry['method']}, M = {entry['weight']:.3f}: {entry['error']}"
-            for entry in self.ledger.entries.values()
-            if "error" in entry
+            f"{photo}, {name}, M = {weight:.3f}: {entry['error']}"
+            for (photo, name, weight), entry in self.ledger.entries.items()
+            if "error" in entry and name in names and photo in photos and weight in self.weights
         ]
 
     def _jobs(self, title: str, wanted):
         """(photo, one of what is wanted), photo by photo, with a progress bar."""
         wanted = list(wanted)
         jobs = [(photo, one) for photo in self.mine for one in wanted]
-        return tqdm(jobs, desc=title, disable=not self.is_main)
+        return tqdm(jobs, desc=title, disable=not self.share.is_main_process)
 
-    def _once(self, photo, method, weight, settings, path, work) -> None:
-        """Do a piece of work that makes `path`, unless it was done before."""
-        if path.exists() and self._entry(photo, method, weight, settings):
+    def _once(self, photo, name, weight, settings, path, work) -> None:
+        """Do a piece of work that makes `path`, unless it was done before with these settings."""
+        settings = json.loads(json.dumps(settings))
+        if path.exists() and self.ledger.get(photo.name, name, weight, settings):
             return
-        settings = self._settings(settings)
-        with self._noting_failure(photo, method, weight, settings):
+        with self._noting_failure(photo, name, weight, settings):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.ledger.add(photo.name, method, weight, settings, **work(path))
-
-    def _settings(self, settings: dict) -> dict:
-        return {"model": self.model, "dtype": str(self.dtype), "max_side": self.max_side, **settings}
-
-    def _entry(self, photo, method, weight, settings) -> dict:
-        return self.ledger.get(photo.name, method, weight, self._settings(settings))
+            self.ledger.add(photo.name, name, weight, settings, **work(path))
 
     def _made_file(self, photo, encoding, weight) -> dict:
         """Figures of a file, {} if making it failed."""
-        entry = self.ledger.entries.get((photo.name, f"file, {encoding}", weight), {})
-        return {} if "error" in entry else entry
+        return self.ledger.get(photo.name, f"file, {encoding}", weight)
 
     @contextmanager
-    def _noting_failure(self, photo, method, weight, settings):
+    def _noting_failure(self, photo, name, weight, settings):
         """One photo may fail in any way, and the others do not wait for it."""
         try:
             yield
         except Exception as error:
             message = " ".join(f"{error}".split()) or type(error).__name__
-            self.ledger.add(photo.name, method, weight, settings, error=message)
-            tqdm.write(f"{photo.name}, {method}: {message}", file=sys.stderr)
+            self.ledger.add(photo.name, name, weight, settings, error=message)
+            tqdm.write(f"{photo.name}, {name}: {message}", file=sys.stderr)
 
     def _load(self, pipeline_class, **components):
         pipeline = pipeline_class.from_pretrained(self.model, dtype=self.dtype, **components).to(self.device)
@@ -317,69 +376,47 @@ class Evaluation:
         return pipeline
 
 
-def _folder_name(method: str, weight: float) -> str:
-    return f"{method.replace(', ', '-').replace(' = ', '').replace(' ', '-')}-{weight:.3f}"
+def _folder_name(name: str, weight: float) -> str:
+    return f"{name.replace(', ', '-').replace(' = ', '').replace(' ', '-')}-{weight:.3f}"
 
 
-def evaluate(evaluation: Evaluation, metrics=None, codecs=None, external=(), num_sheets: int = 4) -> list[str]:
+def evaluate(evaluation: Evaluation, num_sheets: int = 4) -> list[str]:
     """Do all of it, as far as it has not been done, and write the report.
-
-    Args:
-        evaluation ([`Evaluation`])
-        metrics (`list[str]`, *optional*): Names of `PICTURE_METRICS` and `SET_METRICS`, or ["all"]; default: those
-            that need no download.
-        codecs (`list[str]`, *optional*): Names of `PEERS`; default: `DEFAULT_PEERS`.
-        external (`list[tuple[str, Path]]`): Names and folders of what other codecs made.
-        num_sheets (`int`)
 
     Returns:
         `list[str]`: What failed, a sentence each.
     """
-    known = {**PICTURE_METRICS, **SET_METRICS}
-    if metrics is None:
-        metrics = [name for name, metric in known.items() if not metric.needs_download]
-    names = list(known) if "all" in metrics else metrics
-    evaluation.metrics, unavailable = load_available(
-        load_picture_metrics, [name for name in names if name not in SET_METRICS], evaluation.device
-    )
-    distances, more = load_available(
-        load_set_metrics, [name for name in names if name in SET_METRICS], evaluation.device
-    )
-    unavailable += more
-    for name in DEFAULT_PEERS if codecs is None else codecs:
-        try:
-            evaluation.peers[PEERS[name].name] = load_peer(name)
-        except PeerUnavailable as error:
-            unavailable.append(str(error))
-    for name, folder in external:
-        if name in evaluation.peers or name in [method.name for method in evaluation.methods]:
-            raise ValueError(f"There are two rows named {name!r}; give what another codec made another name.")
-        evaluation.peers[name] = load_external(name, folder)
-    for reason in unavailable:
-        print(reason, file=sys.stderr)
-
     evaluation.encode()
     evaluation.decode()
     evaluation.code_by_peers()
     evaluation.measure()
-    evaluation.wait()
-    if evaluation.is_main:
-        sets = evaluation.measure_sets(distances)
-        write_report(evaluation, sets, about(evaluation) | {"unavailable": unavailable}, num_sheets)
-    evaluation.wait()
+    evaluation.share.wait_for_everyone()
+    evaluation.ledger.read()
+    if evaluation.share.is_main_process:
+        write_report(evaluation, [], about(evaluation), num_sheets)  # to read while the sets are measured
+        write_report(evaluation, evaluation.measure_sets(), about(evaluation), num_sheets)
+    evaluation.share.wait_for_everyone()
     return evaluation.failures()
 
 
 def about(evaluation: Evaluation) -> dict:
     """What the figures depend on besides the photos."""
-    versions = {name: version(name) for name in ("rsic-diffusers", *LIBRARIES)}
-    asked = ("model", "weights", "presets", "max_side", "seed")
+    on_cuda = torch.device(evaluation.device).type == "cuda"
+    asked = ("model", "weights", "presets", "single_layer", "referring_model", "max_side", "seed", "unavailable")
     return {
         "command": shlex.join(sys.argv),
         **{name: getattr(evaluation, name) for name in asked},
-        "device": str(evaluation.device),
+        "device": torch.cuda.get_device_name(evaluation.device) if on_cuda else str(evaluation.device),
         "dtype": str(evaluation.dtype),
+        "processes": evaluation.share.num_processes,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": {name: _version(name) for name in LIBRARIES},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,6 +1,7 @@
 """What an evaluation has done, so that an interrupted one goes on."""
 
 import json
+import time
 from pathlib import Path
 
 
@@ -11,7 +12,7 @@ class Ledger:
 
     Args:
         folder (`Path`): Holds `ledger-*.jsonl`, one for each process.
-        process_index (`int`): Whose lines are written; all are read.
+        process_index (`int`): Whose lines are written; all are read, in the order of their times.
     """
 
     def __init__(self, folder: Path, process_index: int = 0):
@@ -19,13 +20,16 @@ class Ledger:
         self.read()
 
     def read(self) -> None:
-        self.entries = {}
-        for path in sorted(self.folder.glob("ledger-*.jsonl")):
-            for line in path.read_text("utf-8").splitlines():
+        lines = []
+        for path in self.folder.glob("ledger-*.jsonl"):
+            for text in path.read_bytes().split(b"\n"):
                 try:
-                    self._take(json.loads(line))
-                except json.JSONDecodeError:  # empty, or cut off where a process was killed
+                    lines.append(json.loads(text))
+                except ValueError:  # empty, or cut off where a process was killed
                     continue
+        self.entries = {}
+        for line in sorted(lines, key=lambda line: line["time"]):
+            self._take(line)
 
     def _take(self, line: dict) -> None:
         key = line["photo"], line["method"], line["weight"]
@@ -34,15 +38,16 @@ class Ledger:
             entry = self.entries[key] = {}
         entry.update(line)
 
-    def get(self, photo: str, method: str, weight: float, settings: dict) -> dict:
-        """The figures so far; {} if there are none with these settings, or there was an error."""
-        entry = self.entries.get((photo, method, weight), {})
-        is_good = entry.get("settings") == json.loads(json.dumps(settings)) and "error" not in entry
-        return entry if is_good else {}
+    def get(self, photo: str, method: str, weight: float, settings: dict | None = None) -> dict:
+        """The figures so far; {} if there are none with these settings (None: any), or there was an error."""
+        entry = self.entries.get((photo, method, weight), {"error": "was not made"})
+        if "error" in entry or (settings is not None and entry["settings"] != json.loads(json.dumps(settings))):
+            return {}
+        return entry
 
     def add(self, photo: str, method: str, weight: float, settings: dict, **figures) -> None:
-        line = {"photo": photo, "method": method, "weight": weight, "settings": settings, **figures}
-        text = json.dumps(line, ensure_ascii=False)
+        line = {"photo": photo, "method": method, "weight": weight, "settings": settings, "time": time.time()}
+        text = json.dumps({**line, **figures})
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write("\n" + text)  # a line may have been cut off before this one

@@ -1,6 +1,7 @@
 """The photos that an evaluation runs over: a folder of them, with or without annotations."""
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,11 @@ class Photo:
     phrase: str | None = None
     box: tuple | None = None
     mask_path: Path | None = None
+
+    def checksum(self) -> int:
+        """Of the files of the photo and its mask."""
+        paths = [self.path, self.mask_path] if self.mask_path else [self.path]
+        return zlib.crc32(b"".join(path.read_bytes() for path in paths))
 
     def open(self) -> Image.Image:
         return open_image(self.path)
@@ -84,6 +90,9 @@ def read_photos(
         photos = [_read_entry(folder, annotations, entry) for entry in _read_list(annotations)]
     if not photos:
         raise ValueError(f"There is no photo in {annotations or folder}.")
+    names = [photo.name for photo in photos]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{annotations} names {max(names, key=names.count)} more than once; name each photo once.")
     return photos[:limit]
 
 
@@ -103,10 +112,16 @@ def _read_entry(folder: Path, annotations: Path, entry) -> Photo:
     if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
         raise ValueError(f'{annotations}: an entry must be an object with a "file", got {entry!r}.')
     name, box, mask = entry["file"], entry.get("box"), entry.get("mask")
+    for key in ("file", "caption", "phrase", "mask"):
+        if not isinstance(entry.get(key, ""), str | None):
+            raise ValueError(f"{annotations}, {name}: {key} must be text, got {entry[key]!r}.")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{annotations}: {name} must be the name of a photo in {folder}.")
     if not (folder / name).is_file():
         raise ValueError(f"{annotations} names {name}, which {folder} does not hold.")
     if box is not None:
-        x0, y0, x1, y1 = box if isinstance(box, list) and len(box) == 4 else (1, 1, 0, 0)
+        is_box = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
+        x0, y0, x1, y1 = box if is_box else (1, 1, 0, 0)
         if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
             raise ValueError(
                 f"{annotations}, {name}: a box must be fractions [x0, y0, x1, y1] between 0 and 1, got {box!r}."

@@ -1,6 +1,7 @@
 """What an evaluation leaves to be read: results.csv, results.json, table.md, curves.png and sheets of pictures."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from ..bitstream import Bitstream
+from ..bitstream import Bitstream, write_file
 from ..images import open_image
 from ..referring.map_image import map_image
 from .metrics import PICTURE_METRICS, SET_METRICS
@@ -19,21 +20,25 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 
+METRICS = {**PICTURE_METRICS, **SET_METRICS}
 SHEET_COLUMNS = 4
 
 
 def mean_rows(rows: list[dict], sets: list[dict]) -> list[dict]:
-    """The mean of each figure over the photos, by method and weight, in order; with the distances of the sets."""
+    """The mean of each figure over the photos that have it, by method and weight, in order; with the sets' distances.
+
+    "counts" says over how many photos each mean is.
+    """
     groups = {}
     for row in rows:
         groups.setdefault((row["method"], row["weight"]), []).append(row)
     means = []
     for (method, weight), members in groups.items():
-        mean = {"method": method, "weight": weight, "photos": len(members)}
-        for name in {name: None for row in members for name in row}:
+        mean = {"method": method, "weight": weight, "photos": len(members), "counts": {}}
+        for name in {name: None for row in members for name in row if name not in ("weight", "time")}:
             values = [row[name] for row in members if isinstance(row.get(name), (int, float))]
-            if values and name not in mean:
-                mean[name] = float(np.mean(values))
+            if values:
+                mean[name], mean["counts"][name] = float(np.mean(values)), len(values)
         ours = [one for one in sets if (one["method"], one["weight"]) == (method, weight)]
         mean.update({one["metric"]: one["value"] for one in ours if "value" in one})
         means.append(mean)
@@ -41,13 +46,12 @@ def mean_rows(rows: list[dict], sets: list[dict]) -> list[dict]:
 
 
 def as_table(means: list[dict], with_weight: bool = False) -> str:
-    """Markdown. Of a codec that cannot go so low the name says for how many photos, and the bytes are its smallest."""
-    metrics = {**PICTURE_METRICS, **SET_METRICS}
+    """Markdown. A mean over fewer photos than the row's says so, and so does a codec that cannot go so low."""
     columns = {
         "photos": ("photos", "{:.0f}"),
         "bytes": ("bytes", "{:.0f}"),
         "bpp": ("bpp", "{:.4f}"),
-        **{name: (metric.label, f"{{:.{metric.digits}f}}") for name, metric in metrics.items()},
+        **{name: (metric.label, f"{{:.{metric.digits}f}}") for name, metric in METRICS.items()},
         "unet_evaluations": ("UNet evaluations", "{:.0f}"),
         "encode_seconds": ("encode, s", "{:.2f}"),
         "decode_seconds": ("decode, s", "{:.2f}"),
@@ -58,12 +62,18 @@ def as_table(means: list[dict], with_weight: bool = False) -> str:
     columns = {name: column for name, column in columns.items() if any(name in mean for mean in means)}
     lines = ["| | " + " | ".join(title for title, _ in columns.values()) + " |", "|---|" + "---:|" * len(columns)]
     for mean in means:
-        cells = [form.format(mean[name]) if name in mean else "" for name, (_, form) in columns.items()]
         name = mean["method"]
         if mean.get("fits", 1) < 1:
             name += f" (cannot go this low: {(1 - mean['fits']) * mean['photos']:.0f} of {mean['photos']})"
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(_cell(mean, *column) for column in columns.items()) + " |")
     return "\n".join(lines)
+
+
+def _cell(mean: dict, name: str, column: tuple[str, str]) -> str:
+    if name not in mean:
+        return ""
+    count = mean["counts"].get(name, mean["photos"])
+    return column[1].format(mean[name]) + (f" (of {count})" if count < mean["photos"] else "")
 
 
 def as_gain_table(rows: list[dict], referring: str, even: str) -> str:
@@ -71,7 +81,7 @@ def as_gain_table(rows: list[dict], referring: str, even: str) -> str:
     columns = ("bytes", "bpp", "f_psnr", "psnr")
     pairs = {}
     for row in rows:
-        if row["method"] in (referring, even) and "f_psnr" in row and "psnr" in row:
+        if row["method"] in (referring, even) and None not in (row.get("f_psnr"), row.get("psnr")):
             pairs.setdefault(row["photo"], {})[row["method"]] = np.array([row[name] for name in columns])
     pairs = {photo: (pair[referring], pair[even]) for photo, pair in pairs.items() if len(pair) == 2}
     if not pairs:
@@ -91,28 +101,28 @@ def as_gain_table(rows: list[dict], referring: str, even: str) -> str:
 
 
 def plot_curves(means: list[dict], path: Path) -> None:
-    """bpp against each metric, a line for each method, of those at more than one weight."""
-    metrics = {**PICTURE_METRICS, **SET_METRICS}
-    metrics = {name: metric for name, metric in metrics.items() if any(name in mean for mean in means)}
-    methods = list(dict.fromkeys(mean["method"] for mean in means))
+    """bpp against each metric, a line for each method through its weights."""
+    metrics = {name: metric for name, metric in METRICS.items() if any(name in mean for mean in means)}
+    if not metrics:
+        return
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.6 * rows), squeeze=False)
     for axis in axes.flat[len(metrics) :]:
         axis.remove()
     for (name, metric), axis in zip(metrics.items(), axes.flat):
-        for method in methods:
+        for method in dict.fromkeys(mean["method"] for mean in means):
             points = sorted((mean["bpp"], mean[name]) for mean in means if mean["method"] == method and name in mean)
-            if points:
-                axis.plot(*zip(*points), "o-", markersize=3.5, linewidth=1.2, label=method)
+            axis.plot(*(zip(*points) if points else ([], [])), "o-", markersize=3.5, linewidth=1.2, label=method)
         better = "higher" if metric.higher_is_better else "lower"
         axis.set(xscale="log", xlabel="bpp", ylabel=metric.label, title=f"{metric.label} ({better} is better)")
         axis.grid(True, which="both", alpha=0.3)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.set_layout_engine("constrained")
-    figure.savefig(path, dpi=100)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
     plt.close(figure)
+    write_file(path, buffer.getvalue())
 
 
 def write_report(evaluation, sets: list[dict], about: dict, num_sheets: int) -> None:
@@ -124,36 +134,45 @@ def write_report(evaluation, sets: list[dict], about: dict, num_sheets: int) -> 
         num_sheets (`int`): Pictures of the first so many photos.
     """
     output, main_weight = evaluation.output, evaluation.weights[0]
-    rows = evaluation.rows()
-    with open(output / "results.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list({name: None for row in rows for name in row if name != "settings"}))
-        writer.writeheader()
-        writer.writerows({name: value for name, value in row.items() if name != "settings"} for row in rows)
-    results = {**about, "sets": sets, "rows": rows}
-    (output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), "utf-8")
-
+    output.mkdir(parents=True, exist_ok=True)
+    rows = evaluation.entries()
     main_rows = [row for row in rows if row["weight"] == main_weight]
+    _write_csv(rows, output / "results.csv")
+    results = json.dumps({**about, "sets": sets, "rows": rows}, indent=1, allow_nan=False)
+    write_file(output / "results.json", results.encode())
+
     means = mean_rows(rows, sets)
     text = [f"Means over the photos, M = {main_weight:.3f} where it matters.\n"]
     text.append(as_table([mean for mean in means if mean["weight"] == main_weight]))
+    on_curve = [method for method in evaluation.methods if method.on_curve]
+    names = [*(method.name for method in on_curve), *evaluation.peers]
+    curves = [mean for mean in means if mean["method"] in names]
+    plot_curves(curves, output / "curves.png")
     if len(evaluation.weights) > 1:
-        names = [method.name for method in evaluation.methods if method.on_curve] + list(evaluation.peers)
-        on_curves = [mean for mean in means if mean["method"] in names]
-        text += ["\nThe curves.\n", as_table(on_curves, with_weight=True)]
-        plot_curves(on_curves, output / "curves.png")
+        text += ["\nThe curves.\n", as_table(curves, with_weight=True)]
     if evaluation.has_regions:
-        names = [method.name for method in evaluation.methods if method.on_curve][-2:]
-        text += ["\nReferring against global mode with as many bytes.\n", as_gain_table(main_rows, *names)]
+        decoded = {method.encoding: method.name for method in on_curve}  # each mode's last is by the first preset
+        table = as_gain_table(main_rows, decoded["referring"], decoded["global"])
+        text += ["\nReferring against global mode with as many bytes.\n", table] * bool(table)
     text += [f"\n{sentence}" for sentence in _about_sets(sets)]
     text += [f"\nFailed: {sentence}" for sentence in evaluation.failures()]
     text += [f"\nNot measured: {reason}" for reason in about["unavailable"]]
-    (output / "table.md").write_text("\n".join(text) + "\n", "utf-8")
+    write_file(output / "table.md", ("\n".join(text) + "\n").encode())
     done = {row["photo"] for row in main_rows}
     for photo in [photo for photo in evaluation.photos if photo.name in done][:num_sheets]:
         sheet = make_photo_sheet(evaluation, photo, [row for row in main_rows if row["photo"] == photo.name])
-        path = (output / "sheets" / photo.name).with_suffix(".png")
+        path = output / "sheets" / f"{photo.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
+
+
+def _write_csv(rows: list[dict], path: Path) -> None:
+    text = io.StringIO(newline="")
+    names = {name: None for row in rows for name in row if name not in ("settings", "time")}
+    writer = csv.DictWriter(text, list(names), extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode())
 
 
 def _about_sets(sets: list[dict]) -> list[str]:
@@ -174,8 +193,8 @@ def make_photo_sheet(evaluation, photo, rows: list[dict]) -> Image.Image:
     pictures = [(marked, f"original, {original.width} x {original.height}\n{photo.caption}")]
     pictures.append((map_image(file, original), "the map M over it\nbright: faithful, dark: imagined"))
     for row in rows:
-        title = row["method"] if row.get("fits", True) else f"{row['method']}, its smallest file"
-        ratios = [f"{PICTURE_METRICS[name].label} {row[name]:.1f} dB" for name in ("psnr", "f_psnr") if name in row]
+        title = row["method"] if row.get("fits") is not False else f"{row['method']}, its smallest file"
+        ratios = [f"{METRICS[name].label} {row[name]:.1f} dB" for name in ("psnr", "f_psnr") if row.get(name)]
         label = f"{title}: {row['bytes']} bytes, {row['bpp']:.4f} bpp\n{', '.join(ratios)}"
         pictures.append((open_image(evaluation.picture(photo, row["method"], weight)), label))
     return make_sheet(pictures, SHEET_COLUMNS)

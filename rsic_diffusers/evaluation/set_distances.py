@@ -1,5 +1,6 @@
 """Distances between two sets of pictures, on features of their crops: FID, KID, and the one that needs no download."""
 
+from functools import cache
 from typing import Callable, NamedTuple
 
 import numpy as np
@@ -56,17 +57,18 @@ class SetDistance(NamedTuple):
         # Counted first: the features may take an hour.
         counts = [[len(self.crops_of(image)) for image in one] for one in (images, references)]
         check_number_of_crops(*map(sum, counts), self.label, self.crop, self.min_crops)
-        value = self.between(self.extract(images), self.extract(references))
+        value = self.distance(self.extract(images), self.extract(references))
         return SetResult(value, sum(count > 0 for count in counts[0]), sum(counts[0]), self.crop)
 
-    def between(self, features, reference) -> float:
-        """The distance of two sets of features.
+    def count(self, images) -> int:
+        """Number of crops of a set.
 
         Raises:
-            ValueError: Too few crops in a set.
+            ValueError: Too few.
         """
-        check_number_of_crops(len(features), len(reference), self.label, self.crop, self.min_crops)
-        return self.distance(features, reference)
+        count = sum(len(self.crops_of(image)) for image in images)
+        check_number_of_crops(count, count, self.label, self.crop, self.min_crops)
+        return count
 
 
 def crops_of(image) -> list[np.ndarray]:
@@ -89,6 +91,7 @@ def kernel_distance(features: np.ndarray, reference: np.ndarray) -> float:
     return kid_features_to_metric(features, reference, **options)[KEY_METRIC_KID_MEAN]
 
 
+@cache
 def inception_features(device):
     """The extractor of FID's own Inception network: TensorFlow's weights, and its way to enlarge crops to 299."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

@@ -190,8 +190,8 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         prev_sample, original = self._ddim_step(model_output, sample, alpha, alpha_previous)
 
         # 2. Descend towards the coded latents
-        if reference is not None:
-            strength = self.config.guidance_strength if guidance_strength is None else guidance_strength
+        strength = self.config.guidance_strength if guidance_strength is None else guidance_strength
+        if reference is not None and strength != 0:
             target = guidance_target or self.config.guidance_target
             if target == "noisy":
                 # At zero terminal SNR abar_T = 0; the floor keeps gamma_T finite.

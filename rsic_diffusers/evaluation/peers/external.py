@@ -7,7 +7,6 @@ from pathlib import Path
 from PIL import Image
 
 from ...images import open_image
-from ..equal_size import TOLERANCE
 from .peer import PeerResult
 
 
@@ -27,14 +26,14 @@ class ExternalPeer:
         self.name, self.folder, self.sizes = name, folder, sizes
 
     def __call__(self, image: Image.Image, num_bytes: int, name: str | None = None) -> PeerResult:
-        """The folder's picture of the photo `name`; it fits if its file has at most `num_bytes` and a percent.
+        """The folder's picture of the photo `name`, whatever its bytes.
 
         Raises:
             ValueError: No name, no picture or no size of that name, or a picture of another size than the photo.
         """
         if name is None:
             raise ValueError(f"{self.name} is read from {self.folder} by the photo's file name; give `name`.")
-        stem = Path(name).stem
+        stem = Path(name).with_suffix("").as_posix()
         if stem not in self.sizes:
             raise ValueError(f"The sizes in {self.folder} have no entry for {name}; add its bytes.")
         paths = [path for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
@@ -47,8 +46,7 @@ class ExternalPeer:
                     paths[0], *decoded.size, *image.size
                 )
             )
-        fits = self.sizes[stem] <= (1 + TOLERANCE) * num_bytes
-        return PeerResult(self.name, self.sizes[stem], decoded, fits, "as given", None, None, None)
+        return PeerResult(self.name, self.sizes[stem], decoded, None, "as given", None, None, None)
 
 
 def load_external(name: str, folder: Path) -> ExternalPeer:
@@ -56,9 +54,9 @@ def load_external(name: str, folder: Path) -> ExternalPeer:
 
     Args:
         name (`str`): Label.
-        folder (`Path`): Holds `STEM.png` (or .webp, .jpg) for each photo `STEM.*`, and `sizes.csv`, lines of file and
-            bytes (a first line `file,bytes` is allowed), or `sizes.json`, {file: bytes}. Suffixes of the files named
-            there are ignored.
+        folder (`Path`): Holds `NAME.png` (or .webp, .jpg) for each photo `NAME.*`, in the same subfolders, and
+            `sizes.csv`, lines of file and bytes (a first line `file,bytes` is allowed), or `sizes.json`,
+            {file: bytes}. Suffixes of the files named there are ignored.
 
     Raises:
         ValueError: No such folder, no sizes, or sizes that are not whole numbers of bytes above 0.
@@ -74,7 +72,7 @@ def load_external(name: str, folder: Path) -> ExternalPeer:
         raise ValueError(f"{folder} has no sizes.csv or sizes.json; put one there, with the bytes of each file.")
     expected = f"{path} must give a whole number of bytes above 0 for each file, once"
     try:
-        entries = [(Path(file).stem, int(str(num_bytes))) for file, num_bytes in read(path)]
+        entries = [(Path(file).with_suffix("").as_posix(), int(str(num_bytes))) for file, num_bytes in read(path)]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{expected}, and cannot be read so ({error}); mend it.") from None
     sizes = dict(entries)

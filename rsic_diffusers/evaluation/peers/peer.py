@@ -20,7 +20,8 @@ class PeerResult:
         name (`str`): Label of the codec.
         num_bytes (`int`): Size of its file.
         image (`PIL.Image.Image`): Decoded, RGB, as large as the photo.
-        fits (`bool`): False if the codec cannot go as low as asked; this is its smallest file.
+        fits (`bool`, *optional*): False if the codec cannot go as low as asked; this is its smallest file. None if
+            that is unknown.
         setting (`str`): The chosen one, "quality 12" say.
         encode_seconds, decode_seconds (`float`, *optional*): With this setting, the search left out; None if unknown.
         data (`bytes`, *optional*): The file; None if unknown.
@@ -29,7 +30,7 @@ class PeerResult:
     name: str
     num_bytes: int
     image: Image.Image
-    fits: bool
+    fits: bool | None
     setting: str
     encode_seconds: float | None
     decode_seconds: float | None
