@@ -106,9 +106,14 @@ class Evaluation:
         if self.with_ablations:
             self.methods += ablations(self.presets[0], self.has_regions, self.single_layer is not None)
         for name, arguments in self.variants:
-            if not arguments.keys() <= PAPER.keys() or None in arguments.values():
-                raise ValueError(f"The variant {name!r} may set {', '.join(PAPER)}, to a value; got {arguments}.")
+            known = {"preset", *PAPER}
+            if not arguments.keys() <= known or None in arguments.values():
+                raise ValueError(f"The variant {name!r} may set {', '.join(sorted(known))}; got {arguments}.")
             arguments = {"preset": self.presets[0], **arguments}
+            if arguments["preset"] not in (None, *PRESETS):
+                raise ValueError(
+                    f"The variant {name!r} asks for no preset there is; choose from {', '.join(PRESETS)}."
+                )
             self.methods.append(Method(name, self.methods[0].encoding, arguments))
         self._load_instruments()
         names = [*(method.name for method in self.methods), *self.peers]
