@@ -140,6 +140,11 @@ def random_features(network, seed=0):
     return network.eval().requires_grad_(False)
 
 
+@pytest.fixture(autouse=True)
+def no_network_of_another_test():
+    set_distances.inception_features.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def alexnet():
     with torch.device("meta"):
