@@ -9,6 +9,7 @@ from PIL import Image
 
 from rsic_diffusers.cli import main
 from rsic_diffusers.evaluation.ledger import Ledger
+from rsic_diffusers.evaluation.methods import ablations
 from rsic_diffusers.evaluation.photos import read_photos
 
 
@@ -132,22 +133,25 @@ def test_an_interrupted_run_goes_on_and_metrics_can_be_added(run):
 
 def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo):
     folder = make_folder(tmp_path / "photos", photo)
+    (folder / "annotations.json").unlink()  # global mode, in which M = 1 leaves diffusion nothing to do: quick
     command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs", "jpeg"]
-    command += ["--presets", "fast", "--variant", "codec:num_inference_steps=0", "--limit", "1"]
+    command += ["--presets", "fast", "--weights", "1", "--limit", "1"]
     assert main(command) == 0
     before = {row["method"]: row for row in rows_of(tmp_path / "out")}
-    assert before["codec"]["psnr"] == before["referring, codec only"]["psnr"]
+    assert before["global, fast"]["psnr"] == before["global, codec only"]["psnr"]
     photo.crop((0, 200, 160, 330)).save(folder / "a.png")
     assert main(command) == 0
     after = {row["method"]: row for row in rows_of(tmp_path / "out")}
     for name in before:
         assert after[name]["psnr"] != before[name]["psnr"]
-    data = (tmp_path / "out" / "files" / "referring-0.857" / "a.png.rsic").read_bytes()
-    assert int(after["referring, fast"]["bytes"]) == len(data)
+    data = (tmp_path / "out" / "files" / "global-1.000" / "a.png.rsic").read_bytes()
+    assert int(after["global, fast"]["bytes"]) == len(data)
 
 
 def test_another_codecs_pictures_are_taken_as_they_are(tmp_path, photo):
     folder = make_folder(tmp_path / "photos", photo)
+    (folder / "annotations.json").unlink()
+    (folder / "masks" / "b.png").unlink()
     theirs = tmp_path / "theirs"
     (theirs / "sub").mkdir(parents=True)
     sizes = {}
@@ -156,7 +160,7 @@ def test_another_codecs_pictures_are_taken_as_they_are(tmp_path, photo):
         sizes[name] = 100 + len(sizes)
     (theirs / "sizes.json").write_text(json.dumps(sizes))
     command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs"]
-    command += ["--external", f"theirs={theirs}", "--variant", "none:num_inference_steps=0"]
+    command += ["--external", f"theirs={theirs}", "--weights", "1"]
     assert main(command) == 0
     rows = [row for row in rows_of(tmp_path / "out") if row["method"] == "theirs"]
     assert [int(row["bytes"]) for row in rows] == [100, 101, 102]
@@ -175,7 +179,17 @@ def test_a_photo_that_fails_is_reported_and_the_others_are_done(tmp_path, photo,
     assert "b.png is not an image" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_ablations_differ_as_they_should(tmp_path, photo):
+def test_ablations_are_the_papers():
+    arguments = {method.name: method.decoding for method in ablations("fast", True, True)}
+    assert [arguments[f"T = {T}"]["num_inference_steps"] for T in (10, 30, 50)] == [10, 30, 50]
+    assert [arguments[f"T_r = {T_r}"]["num_recurrence_steps"] for T_r in (1, 4, 8)] == [1, 4, 8]
+    assert "without HSVLC" in arguments and "without HSVLC" not in [one.name for one in ablations("fast", True, False)]
+
+
+def test_ablations_differ_as_they_should(tmp_path, photo, monkeypatch):
+    long = ("T = 30", "T_r = 4", "T_r = 8")  # minutes that would say nothing more
+    some = [method for method in ablations(None, True, False) if method.name not in long]
+    monkeypatch.setattr("rsic_diffusers.evaluation.evaluate.ablations", lambda *_: some)
     folder = make_folder(tmp_path / "photos", photo)
     out = tmp_path / "out"
     command = ["evaluate", str(folder), "-o", str(out), "--limit", "1", "--metrics", "psnr", "f_psnr", "--codecs"]
@@ -185,9 +199,7 @@ def test_ablations_differ_as_they_should(tmp_path, photo):
     assert int(rows["without GDE"]["f3"]) == pytest.approx(int(rows["referring"]["f3"]), abs=1)
     assert int(rows["without RGE"]["bytes"]) < int(rows["referring"]["bytes"]) / 2
     assert float(rows["without RGE"]["f_psnr"]) < float(rows["referring"]["f_psnr"])
-    evaluations = [int(rows[f"T = {T}"]["unet_evaluations"]) for T in (10, 30, 50)]
-    assert evaluations[0] < evaluations[1] < evaluations[2]
-    assert int(rows["T_r = 8"]["unet_evaluations"]) == 8 * int(rows["T_r = 1"]["unet_evaluations"])
+    assert [int(rows[name]["unet_evaluations"]) for name in ("T = 10", "T = 50", "T_r = 1")] == [4, 18, 18]
 
     assert int(rows["half way"]["unet_evaluations"]) == 10  # 951, 901, ... 501 are above half way
 
