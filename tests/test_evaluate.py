@@ -1,6 +1,7 @@
 """`rsic evaluate` on real photos: every figure against what the files and pictures it left behind say."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.cli import main
+from rsic_diffusers.evaluation.evaluate import Evaluation
 from rsic_diffusers.evaluation.ledger import Ledger
 from rsic_diffusers.evaluation.methods import ablations
 from rsic_diffusers.evaluation.photos import read_photos
@@ -146,6 +148,18 @@ def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo
         assert after[name]["psnr"] != before[name]["psnr"]
     data = (tmp_path / "out" / "files" / "global-1.000" / "a.png.rsic").read_bytes()
     assert int(after["global, fast"]["bytes"]) == len(data)
+
+
+def test_no_file_of_an_earlier_run_stands_for_one_that_failed(tmp_path, photo):
+    photos = read_photos(make_folder(tmp_path / "photos", photo), limit=1)
+    Evaluation(photos, tmp_path / "out", codecs=[], metrics=["psnr"]).encode()
+    photos = [dataclasses.replace(photos[0], caption="word " * 200)]  # more than the text encoder reads
+    evaluation = Evaluation(photos, tmp_path / "out", codecs=[], metrics=["psnr"])
+    evaluation.encode()
+    evaluation.decode()
+    failures = "\n".join(evaluation.failures())
+    assert "file, referring" in failures and "file, global" in failures and "global, M = 0.857: Its file" in failures
+    assert evaluation.entries() == []
 
 
 def test_another_codecs_pictures_are_taken_as_they_are(tmp_path, photo):

@@ -12,7 +12,7 @@ import torchvision
 from PIL import Image, ImageFilter
 from scipy.ndimage import correlate1d
 
-from rsic_diffusers.evaluation import learned_metrics, metrics, set_distances
+from rsic_diffusers.evaluation import downloads, learned_metrics, set_distances
 from rsic_diffusers.evaluation.metrics import (
     PICTURE_METRICS,
     SET_METRICS,
@@ -300,10 +300,11 @@ def test_fid_and_kid_equal_torchmetrics(large_pictures):
                 metric.update(patches(picture), real=is_real)
     ours = load_set_metrics(["fid", "kid"])
     too_small = Image.new("RGB", (255, 3000))
-    result = ours["fid"]([*damaged, too_small], real)
-    assert result.value == pytest.approx(fid.compute().item(), rel=1e-4) and result.value > 0.01
-    assert result[1:] == (5, 175, 256)
-    assert ours["kid"](damaged, real).value == pytest.approx(kid.compute()[0].item(), rel=1e-4)
+    assert ours["fid"].count([*damaged, too_small]) == (5, 175)
+    features, reference = (ours["fid"].extract(pictures) for pictures in ([*damaged, too_small], real))
+    expected = fid.compute().item()
+    assert ours["fid"].distance(features, reference) == pytest.approx(expected, rel=1e-4) and expected > 0.01
+    assert ours["kid"].distance(features, reference) == pytest.approx(kid.compute()[0].item(), rel=1e-4)
 
 
 def test_kid_by_hand(monkeypatch):
@@ -336,22 +337,21 @@ def test_inception_is_fed_as_by_torchmetrics(monkeypatch, pair):
     np.testing.assert_allclose(ours, theirs(crop).numpy(), rtol=1e-3)
 
 
-def test_too_few_crops_are_refused_before_the_work(monkeypatch, photo):
+def test_too_few_crops_are_refused(monkeypatch, photo):
     monkeypatch.setattr(set_distances, "inception_features", lambda device: pytest.fail)
     for name, minimum in (("fid", 2048), ("kid", 1000)):
-        with pytest.raises(ValueError, match=f"{minimum} crops of 256 x 256 pixels in both sets, not 5 and 10"):
-            load_set_metrics([name])[name]([photo], 2 * [photo])
+        with pytest.raises(ValueError, match=f"{minimum} crops of 256 x 256 pixels in each set, not 10"):
+            load_set_metrics([name])[name].count(2 * [photo])
 
 
-def test_feature_distance_tells_what_it_used(monkeypatch, photo):
+def test_feature_distance_counts_what_it_uses(photo):
     """The distance itself is tested elsewhere, and takes seconds."""
-    monkeypatch.setattr(set_distances, "frechet_distance", lambda *features: [one.shape for one in features])
     distance = load_set_metrics(["feature_distance"])["feature_distance"]
     pictures = [photo, photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT), photo.crop((0, 0, 100, 600))]
-    result = distance(pictures, pictures[:2])
-    assert result == ([(112, 1280), (112, 1280)], 2, 2 * 7 * 8, 128)
-    with pytest.raises(ValueError, match="at least 100 crops of 128 x 128 pixels in both sets, not 56 and 112"):
-        distance(pictures[:1], pictures)
+    assert distance.count(pictures) == (2, 2 * 7 * 8)
+    assert distance.extract(pictures).shape == (2 * 7 * 8, 1280)
+    with pytest.raises(ValueError, match="at least 100 crops of 128 x 128 pixels in each set, not 56"):
+        distance.count(pictures[:1])
 
 
 def test_small_pictures(pair, random_networks):
@@ -387,8 +387,7 @@ def no_internet(monkeypatch, tmp_path):
             monkeypatch.setenv(name, f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         monkeypatch.setattr(learned_metrics, "CLIP", "nobody/no-clip")
-        for module in (metrics, learned_metrics):
-            monkeypatch.setattr(module, "DOWNLOAD_TIMEOUT", 0.3)
+        monkeypatch.setattr(downloads, "PATIENCE", 0.3)
         yield
 
 

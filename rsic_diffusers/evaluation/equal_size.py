@@ -9,16 +9,16 @@ def encode_at_size(encoder, image, num_bytes: int, caption=None, max_side=768):
     return encoder(image, caption=caption, target_bytes=(1 + TOLERANCE) * num_bytes, max_side=max_side)
 
 
-def pair_at_equal_size(encoder, image, box, weight=1.0, caption=None, max_side=768):
+def pair_at_equal_size(encoder, image, box, weight=1.0, caption=None):
     """Encode in referring mode, and in global mode with as many bytes.
 
     Args:
         encoder ([`RSICEncoderPipeline`]).
         image (`PIL.Image.Image`).
-        box, weight, caption, max_side: As the encoder takes them.
+        box, weight, caption: As the encoder takes them.
 
     Returns:
         `tuple[RSICEncoderOutput, RSICEncoderOutput]`: Referring and global.
     """
-    referring = encoder(image, caption=caption, box=box, weight=weight, max_side=max_side)
-    return referring, encode_at_size(encoder, image, len(referring.bitstream), caption, max_side)
+    referring = encoder(image, caption=caption, box=box, weight=weight)
+    return referring, encode_at_size(encoder, image, len(referring.bitstream), caption)

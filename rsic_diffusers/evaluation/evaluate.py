@@ -6,8 +6,6 @@ A photo goes through `encode` (to real files), `decode` (by a pipeline that know
 
 import json
 import math
-import platform
-import shlex
 import shutil
 import sys
 import time
@@ -15,7 +13,6 @@ import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -38,10 +35,6 @@ from .photos import Photo
 from .report import write_report
 
 
-LIBRARIES = (
-    "rsic-diffusers", "torch", "diffusers", "transformers", "compressai", "numpy", "Pillow", "pillow-jxl-plugin",
-    "scikit-image", "pytorch-msssim", "torchmetrics", "torch-fidelity",
-)  # fmt: skip
 ENCODER_FIGURES = ("bytes", "bpp", "header", "caption", "map", "f0", "f1", "f2", "f3", "encode_seconds")
 DECODER_FIGURES = ("decode_seconds", "unet_evaluations", "peak_memory")
 
@@ -96,7 +89,7 @@ class Evaluation:
             raise ValueError(f"There is no preset {', '.join(unknown)}; choose from {', '.join(PRESETS)}.")
         if self.referring_model and not all(photo.phrase for photo in self.photos):
             raise ValueError("A referring model needs a phrase for each photo; give annotations that hold them.")
-        if self.with_ablations is False and self.single_layer:
+        if self.single_layer and not self.with_ablations:
             raise ValueError("A single-layer codec is for an ablation; ask for the ablations too.")
         self.share = share_of_work()
         self.mine = self.photos[self.share.process_index :: self.share.num_processes]
@@ -184,12 +177,12 @@ class Evaluation:
             }
             if encoding == "global" and self.has_regions:
                 settings["num_bytes"] = self._made_file(photo, "referring", weight).get("bytes")
-                if settings["num_bytes"] is None:
-                    continue  # what failed was said
             work = partial(self._make_file, one, photo, encoding, weight, settings.get("num_bytes"))
             self._once(photo, f"file, {encoding}", weight, settings, self.file(photo, encoding, weight), work)
 
     def _make_file(self, encoder, photo, encoding, weight, num_bytes, path) -> dict:
+        if encoding == "global" and self.has_regions and num_bytes is None:
+            raise ValueError("The file of referring mode, whose size it takes, was not made.")
         image = photo.open()
         common = {"caption": "" if encoding == "without GDE" else photo.caption, "max_side": self.max_side}
         figures = {}
@@ -306,11 +299,10 @@ class Evaluation:
             photos = [photo for photo in self.photos if self.ledger.get(photo.name, name, weight)]
             features = {}
             for metric, distance in self.set_metrics.items():
-                result = {"metric": metric, "method": name, "weight": weight, "num_images": len(photos)}
-                result["crop"] = distance.crop
+                result = {"metric": metric, "method": name, "weight": weight, "crop": distance.crop}
                 results.append(result)
                 try:
-                    result["num_crops"] = distance.count(photo.open() for photo in photos)
+                    result["num_images"], result["num_crops"] = distance.count(photo.open() for photo in photos)
                     key = distance.extract, tuple(photos)
                     if key not in references:
                         references[key] = distance.extract(photo.open() for photo in photos)
@@ -398,30 +390,7 @@ def evaluate(evaluation: Evaluation, num_sheets: int = 4) -> list[str]:
     evaluation.share.wait_for_everyone()
     evaluation.ledger.read()
     if evaluation.share.is_main_process:
-        write_report(evaluation, [], about(evaluation), num_sheets)  # to read while the sets are measured
-        write_report(evaluation, evaluation.measure_sets(), about(evaluation), num_sheets)
+        write_report(evaluation, [], num_sheets)  # to read while the sets are measured
+        write_report(evaluation, evaluation.measure_sets(), num_sheets)
     evaluation.share.wait_for_everyone()
     return evaluation.failures()
-
-
-def about(evaluation: Evaluation) -> dict:
-    """What the figures depend on besides the photos."""
-    on_cuda = torch.device(evaluation.device).type == "cuda"
-    asked = ("model", "weights", "presets", "single_layer", "referring_model", "max_side", "seed", "unavailable")
-    return {
-        "command": shlex.join(sys.argv),
-        **{name: getattr(evaluation, name) for name in asked},
-        "device": torch.cuda.get_device_name(evaluation.device) if on_cuda else str(evaluation.device),
-        "dtype": str(evaluation.dtype),
-        "processes": evaluation.share.num_processes,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in LIBRARIES},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

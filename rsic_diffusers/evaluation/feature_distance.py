@@ -65,12 +65,12 @@ class FeatureExtractor:
         return self.network.extract_features((crops.float() - 127) / 128).mean(dim=(2, 3))
 
 
-def check_number_of_crops(number, num_reference, label="A Frechet distance", crop=CROP, minimum=MIN_CROPS):
-    """Raise `ValueError` where one of two sets holds too few crops of a side in pixels."""
-    if min(number, num_reference) < minimum:
+def check_number_of_crops(number, label="A Frechet distance", crop=CROP, minimum=MIN_CROPS):
+    """Raise `ValueError` where a set holds too few crops of a side in pixels."""
+    if number < minimum:
         raise ValueError(
-            f"{label} needs at least {minimum} crops of {crop} x {crop} pixels in both sets, not {number} and "
-            f"{num_reference}; give more or larger pictures."
+            f"{label} needs at least {minimum} crops of {crop} x {crop} pixels in each set, not {number}; give more "
+            "or larger pictures."
         )
 
 
@@ -80,13 +80,14 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     Raises:
         ValueError: Fewer than 100 crops in a set.
     """
-    check_number_of_crops(len(features), len(reference))
-    mean, reference_mean = (one.mean(axis=0, dtype=np.float64) for one in (features, reference))
-    covariance, reference_covariance = (np.cov(one, rowvar=False) for one in (features, reference))
-    # The root's trace, from the eigenvalues of the product, which are real and not negative but for rounding.
-    eigenvalues = np.linalg.eigvals(covariance @ reference_covariance).real.clip(0)
-    trace = np.trace(covariance) + np.trace(reference_covariance) - 2 * np.sqrt(eigenvalues).sum()
-    return float(((mean - reference_mean) ** 2).sum() + trace)
+    from torch_fidelity import metric_fid
+
+    check_number_of_crops(min(len(features), len(reference)))
+    statistics = [
+        metric_fid.fid_features_to_statistics(torch.from_numpy(one.astype(np.float64)))
+        for one in (features, reference)
+    ]
+    return metric_fid.fid_statistics_to_metric(*statistics, verbose=False)[metric_fid.KEY_METRIC_FID]
 
 
 def main():

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .metrics import DOWNLOAD_TIMEOUT, PICTURE_METRICS, to_tensor
+from . import downloads
+from .metrics import PICTURE_METRICS, to_tensor
 
 
 # Not ViT-L/14: its text encoder is Stable Diffusion 1.x's, which the decoder itself follows.
@@ -41,7 +42,8 @@ def load_dists(device):
 def load_clip(device):
     """100 cos(picture, caption), 0 where it is negative (Hessel et al. 2021), on CLIP ViT-B/32.
 
-    It looks at the decoded picture alone, and at the first 77 tokens of the caption.
+    It looks at the decoded picture alone, and at the first 77 tokens of the caption. By transformers itself:
+    torchmetrics' takes what its version 5 gives for features to be tensors.
     """
     from huggingface_hub import HfApi
     from transformers import CLIPModel, CLIPProcessor
@@ -49,7 +51,7 @@ def load_clip(device):
     try:
         model, processor = (kind.from_pretrained(CLIP, local_files_only=True) for kind in (CLIPModel, CLIPProcessor))
     except OSError:
-        HfApi().model_info(CLIP, timeout=DOWNLOAD_TIMEOUT)  # transformers itself would try for minutes
+        HfApi().model_info(CLIP, timeout=downloads.PATIENCE)  # transformers itself would try for minutes
         model, processor = (kind.from_pretrained(CLIP) for kind in (CLIPModel, CLIPProcessor))
     model = model.eval().to(device)
 

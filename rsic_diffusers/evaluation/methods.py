@@ -3,23 +3,18 @@
 from dataclasses import dataclass, field
 
 
-# How a file is made at the weight w:
-ENCODINGS = {
-    "referring": "M = w in the region, 0 elsewhere",
-    "global": "M constant, with as many bytes as the referring file (M = w where nothing is referred to)",
-    "without GDE": "as referring, without a caption",
-    "without RGE": "M = 0 everywhere: the caption and the coarsest codes alone",
-    "without HSVLC": "as referring, with a codec of a single layer",
-}
-
-
 @dataclass(frozen=True)
 class Method:
     """One row of the tables.
 
     Args:
         name (`str`)
-        encoding (`str`): One of `ENCODINGS`.
+        encoding (`str`): How the file is made at the weight w.
+            "referring": M = w in the region, 0 elsewhere.
+            "global": M constant, with as many bytes as the referring file; M = w where nothing is referred to.
+            "without GDE": As referring, without a caption.
+            "without RGE": M = 0 everywhere: the caption and the coarsest codes alone.
+            "without HSVLC": As referring, with a codec of a single layer.
         decoding (`dict`): Arguments of the decoder.
         on_curve (`bool`): At all weights, for the curves; otherwise at the first alone.
     """

@@ -12,7 +12,6 @@ What is inside a region, and how its border is treated, is said once, here:
   outside the region are the original's in both pictures, so that they add no difference of their own.
 """
 
-import socket
 import sys
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -21,8 +20,7 @@ from functools import partial
 import numpy as np
 import torch
 
-
-DOWNLOAD_TIMEOUT = 10  # seconds without an answer
+from .downloads import limited_patience
 
 
 ALEXNET = "AlexNet's weights from download.pytorch.org"
@@ -82,10 +80,8 @@ class MetricUnavailable(ValueError):
 @contextmanager
 def loading(metric):
     """Turn what goes wrong in loading a metric's library or weights into one line."""
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch.hub sets none, and a firewall may never answer
     try:
-        with redirect_stdout(sys.stderr):  # some libraries print what they load
+        with limited_patience(), redirect_stdout(sys.stderr):  # some libraries print what they load
             yield
     except ImportError as error:
         raise MetricUnavailable(
@@ -99,8 +95,6 @@ def loading(metric):
             f"{metric.label} is not available: {metric.download} could not be loaded ({reason}); connect to the "
             "internet once."
         ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def box_region(box, size) -> np.ndarray:
@@ -261,7 +255,7 @@ def load_set_metrics(names, device="cpu") -> dict:
         device: For the networks.
 
     Returns:
-        `dict` of name to `SetDistance`: callable(images, references) -> `SetResult`.
+        `dict` of name to `SetDistance`.
 
     Raises:
         MetricUnavailable: The library or the weights of one of them are not there.

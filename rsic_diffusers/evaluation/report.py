@@ -3,10 +3,15 @@
 import csv
 import io
 import json
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from PIL import Image
 
 from ..bitstream import Bitstream, write_file
@@ -22,6 +27,10 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 METRICS = {**PICTURE_METRICS, **SET_METRICS}
 SHEET_COLUMNS = 4
+LIBRARIES = (
+    "rsic-diffusers", "torch", "diffusers", "transformers", "compressai", "numpy", "Pillow", "pillow-jxl-plugin",
+    "scikit-image", "pytorch-msssim", "torchmetrics", "torch-fidelity",
+)  # fmt: skip
 
 
 def mean_rows(rows: list[dict], sets: list[dict]) -> list[dict]:
@@ -125,12 +134,11 @@ def plot_curves(means: list[dict], path: Path) -> None:
     write_file(path, buffer.getvalue())
 
 
-def write_report(evaluation, sets: list[dict], about: dict, num_sheets: int) -> None:
+def write_report(evaluation, sets: list[dict], num_sheets: int) -> None:
     """Everything there is to read of an [`Evaluation`] that has been measured.
 
     Args:
         sets (`list[dict]`): Of [`Evaluation.measure_sets`].
-        about (`dict`): Versions, command and the like, for results.json.
         num_sheets (`int`): Pictures of the first so many photos.
     """
     output, main_weight = evaluation.output, evaluation.weights[0]
@@ -138,7 +146,7 @@ def write_report(evaluation, sets: list[dict], about: dict, num_sheets: int) -> 
     rows = evaluation.entries()
     main_rows = [row for row in rows if row["weight"] == main_weight]
     _write_csv(rows, output / "results.csv")
-    results = json.dumps({**about, "sets": sets, "rows": rows}, indent=1, allow_nan=False)
+    results = json.dumps({**_about(evaluation), "sets": sets, "rows": rows}, indent=1, allow_nan=False)
     write_file(output / "results.json", results.encode())
 
     means = mean_rows(rows, sets)
@@ -156,7 +164,7 @@ def write_report(evaluation, sets: list[dict], about: dict, num_sheets: int) -> 
         text += ["\nReferring against global mode with as many bytes.\n", table] * bool(table)
     text += [f"\n{sentence}" for sentence in _about_sets(sets)]
     text += [f"\nFailed: {sentence}" for sentence in evaluation.failures()]
-    text += [f"\nNot measured: {reason}" for reason in about["unavailable"]]
+    text += [f"\nNot measured: {reason}" for reason in evaluation.unavailable]
     write_file(output / "table.md", ("\n".join(text) + "\n").encode())
     done = {row["photo"] for row in main_rows}
     for photo in [photo for photo in evaluation.photos if photo.name in done][:num_sheets]:
@@ -164,6 +172,29 @@ def write_report(evaluation, sets: list[dict], about: dict, num_sheets: int) -> 
         path = output / "sheets" / f"{photo.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
+
+
+def _about(evaluation) -> dict:
+    """What the figures depend on besides the photos."""
+    on_cuda = torch.device(evaluation.device).type == "cuda"
+    asked = ("model", "weights", "presets", "single_layer", "referring_model", "max_side", "seed", "unavailable")
+    return {
+        "command": shlex.join(sys.argv),
+        **{name: getattr(evaluation, name) for name in asked},
+        "device": torch.cuda.get_device_name(evaluation.device) if on_cuda else str(evaluation.device),
+        "dtype": str(evaluation.dtype),
+        "processes": evaluation.share.num_processes,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _write_csv(rows: list[dict], path: Path) -> None:

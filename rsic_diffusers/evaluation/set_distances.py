@@ -17,15 +17,6 @@ FID_MIN_CROPS = 2048
 KID_MIN_CROPS = 1000
 
 
-class SetResult(NamedTuple):
-    """A distance, the number of pictures and of their crops that it was measured on, and the crops' side in pixels."""
-
-    value: float
-    num_images: int
-    num_crops: int
-    crop: int
-
-
 class SetDistance(NamedTuple):
     """A distance between the crops of two sets of pictures.
 
@@ -45,30 +36,15 @@ class SetDistance(NamedTuple):
     crop: int
     min_crops: int
 
-    def __call__(self, images, references) -> SetResult:
-        """Measure; pictures that are too small for a crop are left out.
-
-        Args:
-            images, references (`list` of PIL images): The decoded pictures and the real ones.
-
-        Raises:
-            ValueError: Too few crops in a set.
-        """
-        # Counted first: the features may take an hour.
-        counts = [[len(self.crops_of(image)) for image in one] for one in (images, references)]
-        check_number_of_crops(*map(sum, counts), self.label, self.crop, self.min_crops)
-        value = self.distance(self.extract(images), self.extract(references))
-        return SetResult(value, sum(count > 0 for count in counts[0]), sum(counts[0]), self.crop)
-
-    def count(self, images) -> int:
-        """Number of crops of a set.
+    def count(self, images) -> tuple[int, int]:
+        """How many pictures are large enough for a crop, and how many crops they have.
 
         Raises:
             ValueError: Too few.
         """
-        count = sum(len(self.crops_of(image)) for image in images)
-        check_number_of_crops(count, count, self.label, self.crop, self.min_crops)
-        return count
+        counts = [len(self.crops_of(image)) for image in images]
+        check_number_of_crops(sum(counts), self.label, self.crop, self.min_crops)
+        return sum(count > 0 for count in counts), sum(counts)
 
 
 def crops_of(image) -> list[np.ndarray]:

@@ -1,6 +1,5 @@
 """MS-ILLM (Muckley et al. 2023), by its torch.hub entries."""
 
-import socket
 import struct
 from functools import cache
 from types import SimpleNamespace
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..downloads import limited_patience
 from .peer import Peer, PeerUnavailable
 from .search import nearest_level
 
@@ -18,23 +18,19 @@ REPOSITORY = "facebookresearch/NeuralCompression:main"
 # Bits per pixel: 0.002, 0.004, 0.035, 0.07, 0.14, 0.3, 0.45, 0.9.
 LEVELS = ("vlo1", "vlo2", "1", "2", "3", "4", "5", "6")
 HEADER = struct.Struct("<BHHH")  # level, height, width, bytes of the hyper latent
-CONNECTION_SECONDS = 10
 
 
 @cache
 def _load(level):
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECTION_SECONDS)
     try:
-        model = torch.hub.load(REPOSITORY, f"msillm_quality_{level}", trust_repo=True, skip_validation=True)
+        with limited_patience():
+            model = torch.hub.load(REPOSITORY, f"msillm_quality_{level}", trust_repo=True, skip_validation=True)
     # A repository and its dependencies can fail in every way: no connection, a missing package, another torch.
     except Exception as error:
         raise PeerUnavailable(
             f"MS-ILLM cannot be loaded from torch.hub ({type(error).__name__}: {error}); it needs a connection to "
             f"GitHub once, and the packages that {REPOSITORY.partition(':')[0]} asks for."
         ) from None
-    finally:
-        socket.setdefaulttimeout(timeout)
     model = model.eval()
     model.update()
     return model
