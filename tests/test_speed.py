@@ -225,6 +225,15 @@ def test_a_profile_adds_up_and_leaves_nothing_behind(decoder, files):
     assert "forward" not in vars(decoder.unet) and "step" not in vars(decoder.scheduler)
 
 
+def test_a_compiled_step_is_profiled_whole(decoder, files, monkeypatch):
+    step = torch.compile(decoder.scheduler.step, fullgraph=True, backend="eager")
+    monkeypatch.setattr(decoder.scheduler, "step", step)
+    profile = profile_decoding(decoder, files, watch_guidance=False, **STRENGTH)
+    assert "guidance" not in profile.parts and min(profile.parts.values()) > 0
+    table = benchmark.as_table({"compiled": profile})
+    assert "guidance + scheduler, s" in table and "guidance of a step" not in table
+
+
 def test_the_benchmark_prints_a_row_for_each_preset(capsys):
     size = ["--size", "128", "128", "--repeats", "1", "--num_inference_steps", "4", "--num_recurrence_steps", "2"]
     benchmark.main(["--preset", "default", "paper", "--channels_last", *size])

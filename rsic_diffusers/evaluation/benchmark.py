@@ -88,17 +88,24 @@ def timed(function, repeats):
     return statistics.median(seconds), result
 
 
-def as_table(profiles: dict[str, DecodingProfile], compiled: bool = False) -> str:
+def as_table(profiles: dict[str, DecodingProfile]) -> str:
     first = next(iter(profiles.values()))
-    parts = [name for name in first.parts if not (compiled and name == "guidance")]
-    names = {"scheduler": "guidance + scheduler"} if compiled else {}
-    columns = ["preset", "UNet evaluations", "seconds", "ratio", *(f"{names.get(name, name)}, s" for name in parts)]
-    columns += ["outside the UNet"] + ["guidance of a step"] * (not compiled) + ["peak memory, MiB"]
+    watched = "guidance" in first.parts
+    names = {} if watched else {"scheduler": "guidance + scheduler"}
+    columns = [
+        "preset",
+        "UNet evaluations",
+        "seconds",
+        "ratio",
+        *(f"{names.get(name, name)}, s" for name in first.parts),
+    ]
+    columns += ["outside the UNet"] + ["guidance of a step"] * watched + ["peak memory, MiB"]
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     for preset, profile in profiles.items():
         cells = [preset, f"{profile.evaluations}", f"{profile.seconds:.2f}", f"{profile.seconds / first.seconds:.2f}"]
-        cells += [f"{profile.parts[name]:.3f}" for name in parts] + [f"{100 * profile.outside_unet:.1f} %"]
-        cells += [f"{100 * profile.guidance_of_steps:.1f} %"] * (not compiled) + [f"{profile.peak_memory:.0f}"]
+        cells += [f"{profile.parts[name]:.3f}" for name in first.parts] + [f"{100 * profile.outside_unet:.1f} %"]
+        cells += [f"{100 * profile.guidance_of_steps:.1f} %"] if watched else []
+        cells += [f"{profile.peak_memory:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -140,8 +147,8 @@ def main(arguments=None):
         files = [out.bitstream] * args.batch_size
         if args.compile or args.device.startswith("cuda"):
             decoder(files, **settings)
-        profiles[preset] = profile_decoding(decoder, files, **settings)
-    print(as_table(profiles, args.compile))
+        profiles[preset] = profile_decoding(decoder, files, watch_guidance=not args.compile, **settings)
+    print(as_table(profiles))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class DecodingProfile:
 
     @property
     def guidance_of_steps(self) -> float:
-        """Share of the guidance in the loops: UNet, guidance and the scheduler's arithmetic."""
+        """Share of the guidance, where it was watched, in the loops: UNet, guidance and the scheduler's arithmetic."""
         loop = sum(self.parts[name] for name in ("UNet", "guidance", "scheduler"))
         return self.parts["guidance"] / loop if loop else 0.0
 
@@ -67,11 +67,14 @@ class Stopwatch:
         return wrapper
 
 
-def profile_decoding(decoder, bitstreams: list[bytes], **settings) -> DecodingProfile:
+def profile_decoding(decoder, bitstreams: list[bytes], watch_guidance: bool = True, **settings) -> DecodingProfile:
     """Decode once, `settings` being those of the decoder's call, and measure by part.
 
-    On CUDA each part waits for the GPU, so the sum is a little more than decoding takes unwatched. Guidance inside a
-    compiled `scheduler.step` cannot be told from it, and is counted as "scheduler".
+    On CUDA each part waits for the GPU, so the sum is a little more than decoding takes unwatched.
+
+    Args:
+        watch_guidance (`bool`): False where `scheduler.step` is compiled: no clock can be read inside its graph, and
+            the guidance is counted as "scheduler".
     """
     device = decoder._execution_device
     watch = Stopwatch(device)
@@ -79,9 +82,10 @@ def profile_decoding(decoder, bitstreams: list[bytes], **settings) -> DecodingPr
         "text encoder": (decoder, "encode_prompt"),
         "HSVLC decompress": (decoder.hsvlc, "decompress"),
         "UNet": (decoder.unet, "forward"),
-        "guidance": (scheduling, "guidance_gradient"),
         "VAE decode": (decoder.vae, "decode"),
     }
+    if watch_guidance:
+        parts["guidance"] = (scheduling, "guidance_gradient")
     steps = [(decoder.scheduler, name) for name in ("invert_step", "step", "renoise", "add_noise")]
     with ExitStack() as stack:
         for name, (owner, attribute) in [*parts.items(), *(("scheduler", step) for step in steps)]:
