@@ -347,6 +347,7 @@ def _decode_folder(args, settings) -> int:
     output = _output_folder(args)
     jobs = plan(Path(args.file), output, [".rsic"], ".png")
     decoder = _load("RSICDecoderPipeline", args)
+    decoder.default_settings(args.preset)  # a wrong name is one error, not one for each file
 
     def work(inputs, outputs):
         generators = None if args.seed is None else [_generator(args.seed) for _ in inputs]

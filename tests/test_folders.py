@@ -61,6 +61,8 @@ def test_there_and_back(photos, tmp_path, capsys):
 
     (files / "b.rsic").write_bytes((files / "b.rsic").read_bytes()[:-1])
     settings = ("--steps", "2", "--batch-size", "2")
+    assert rsic("decode", files, "-o", pictures, "--preset", "fats") == 2
+    assert "preset must be one of" in capsys.readouterr().err and not pictures.exists()
     assert rsic("decode", files, "-o", pictures, *settings) == 1
     assert "3 done, 0 skipped, 1 failed" in capsys.readouterr().out
     # What a batch gives is what the file alone gives.

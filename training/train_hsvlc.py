@@ -8,7 +8,7 @@ Photos are encoded once and kept in `<output_dir>/latents.pt`; after an interrup
 `--resume_from_checkpoint latest` goes on with the same run. The result is `<output_dir>/hsvlc`, a `save_pretrained`
 folder with priors in fixed point, CDF tables and a model card: ready to code.
 
-The loss is sum_i R(f_i) + lambda(M) MSE(z0, z0_hat), with lambda(M) = --rate_lambda exp(7 M) at each latent position,
+The loss is sum_i R(f_i) + lambda(M) MSE(z0, z0_hat), with lambda(M) = --rate_lambda exp(6 M) at each latent position,
 R in bits for each latent position and the squared error for each latent element. Each sample's loss is divided by the
 root of its mean lambda, which leaves its optimum where it is.
 """
@@ -65,8 +65,8 @@ def parse_args():
     parser.add_argument(
         "--rate_lambda",
         type=float,
-        default=0.07,
-        help="What a squared error costs where M = 0. Lower it if M = 1 takes more bits than you want; 0.01 suits "
+        default=0.12,
+        help="What a squared error costs where M = 0. Lower it if M = 1 takes more bits than you want; 0.02 suits "
         "latents that are smoother than rsic-tiny's.",
     )
     parser.add_argument(
@@ -89,8 +89,6 @@ def parse_args():
         parser.error(f"--resolution must be a multiple of 128 (f_0's grid), got {args.resolution}.")
     if args.single_layer:
         args.scale_dropout = 0.0  # there is no finer scale to leave out
-        if args.pretrained_hsvlc:
-            parser.error("--single_layer has other codes than a trained codec; leave out --pretrained_hsvlc.")
     if args.push_to_hub and not args.hub_model_id:
         parser.error("--push_to_hub needs --hub_model_id user/name.")
     return args
@@ -170,13 +168,15 @@ def make_codec(args, vae):
         )
     hsvlc.register_to_config(scaling_factor=vae.config.scaling_factor)
     hsvlc.register_to_config(_name_or_path="")
-    if args.no_conditional_prior:
-        # The ablation's priors are of another shape, and start anew; the transforms go on.
+    if args.single_layer or args.no_conditional_prior:
+        # The ablation's codes or priors are of another shape, and start anew; the transforms go on.
         trained = hsvlc.state_dict()
-        hsvlc = HSVLC.from_config(hsvlc.config, conditional_prior=False)
+        hsvlc = HSVLC.from_config(
+            hsvlc.config, single_layer=args.single_layer, conditional_prior=not args.no_conditional_prior
+        )
         own = hsvlc.state_dict()
         hsvlc.load_state_dict(
-            {name: trained[name] if trained[name].shape == own[name].shape else own[name] for name in own}
+            {name: trained[name] if trained[name].shape == ours.shape else ours for name, ours in own.items()}
         )
     return hsvlc
 

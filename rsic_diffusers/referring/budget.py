@@ -15,7 +15,7 @@ RATE_GROWTH = 5  # of bytes with M: exp(5 M), measured on rsic-tiny; another onl
 def fit_budget(wanted: WeightMap, encode: Callable[[WeightMap], tuple], target_bytes: int) -> tuple:
     """Encode with the map nearest to `wanted` whose file has at most `target_bytes`, and nearly as many.
 
-    lambda(M) = c exp(7 M): to raise M by as much everywhere leaves the proportions between demands as they are. The
+    lambda(M) = c exp(6 M): to raise M by as much everywhere leaves the proportions between demands as they are. The
     search goes up and down such a ladder, on which each step raises one cell by one level; cells of one weight take it
     in turn, from the middle of what matters outwards. Where a small region's steps are coarser than the budget, what
     is left goes to the cells with the least weight. In global mode the ladder is the constant's.

@@ -13,7 +13,7 @@ from ..images import open_image, to_rgb
 from .weight_map import WeightMap, grid_size, pool_to_grid
 
 
-LAMBDA_GROWTH = 7  # of HSVLC's lambda(M) = c exp(7 M)
+LAMBDA_GROWTH = 6  # of HSVLC's lambda(M) = c exp(6 M)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def make_weight_map(
 
     A phrase's heat map, averaged over each cell, is multiplied by its weight (paper, section III-C). Of a cell that a
     box, point or mask covers to the part p, only that part's errors matter, so they should cost p times what they do
-    in a whole cell; with HSVLC's lambda(M) = c exp(7 M) that is M = weight + ln(p) / 7. (Weight x coverage, the first
+    in a whole cell; with HSVLC's lambda(M) = c exp(6 M) that is M = weight + ln(p) / 6. (Weight x coverage, the first
     design, starves the half-covered cells at the border of a box, whose pixels count like any other.) A demand that
     covers no whole cell counts in full where it covers most.
 
