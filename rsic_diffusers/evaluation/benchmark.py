@@ -92,13 +92,8 @@ def as_table(profiles: dict[str, DecodingProfile]) -> str:
     first = next(iter(profiles.values()))
     watched = "guidance" in first.parts
     names = {} if watched else {"scheduler": "guidance + scheduler"}
-    columns = [
-        "preset",
-        "UNet evaluations",
-        "seconds",
-        "ratio",
-        *(f"{names.get(name, name)}, s" for name in first.parts),
-    ]
+    columns = ["preset", "UNet evaluations", "seconds", "ratio"]
+    columns += [f"{names.get(name, name)}, s" for name in first.parts]
     columns += ["outside the UNet"] + ["guidance of a step"] * watched + ["peak memory, MiB"]
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     for preset, profile in profiles.items():
