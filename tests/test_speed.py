@@ -64,6 +64,16 @@ def test_without_captions_there_are_no_pairs(decoder, files, watched):
     assert [len(sample) for sample, _, _ in watched["unet"]] == [2] * 6 and len(watched["text"][0]) == 1
 
 
+def test_a_scale_of_one_everywhere_takes_no_pairs_and_gives_their_picture(decoder, files, watched):
+    """Against a scale that is a map, and hardly another."""
+    settings = {**STRENGTH, "output_type": "latent", "guidance_scale": 1.0}
+    alone = decoder(files, **settings, referring_scale=0.0).images
+    number = len(watched["unet"])
+    pairs = decoder(files, **settings, referring_scale=1e-7).images
+    assert [len(sample) for sample, _, _ in watched["unet"]] == [3] * number + [6] * number
+    torch.testing.assert_close(alone, pairs, atol=1e-4, rtol=1e-4)
+
+
 class Reads(TorchDispatchMode):
     """Counts what makes the host wait for values of tensors."""
 
