@@ -35,7 +35,7 @@ def parse_args():
         "--focus_below",
         type=int,
         default=1000,
-        help="Four of five timesteps are drawn below this one: 400 trains mostly those that a decoder whose strength is "
+        help="Four of five timesteps are drawn below this one: 400 trains mostly those that a decoder of strength "
         "0.35 ever sees. Default: all alike.",
     )
     add_training_arguments(

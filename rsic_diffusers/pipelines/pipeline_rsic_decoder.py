@@ -177,8 +177,8 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
                 without a preset, what is not given comes from the scheduler's config.
             num_inference_steps (`int`, *optional*): T; 0 leaves diffusion out and gives the picture of z_hat_0.
             num_recurrence_steps (`int`, *optional*): T_r.
-            guidance_scale, referring_scale (`float`, *optional*): omega = guidance_scale (1 - referring_scale M). 1 and
-                0 take the caption's prediction alone, which is half of a pair's work.
+            guidance_scale, referring_scale (`float`, *optional*): omega = guidance_scale (1 - referring_scale M). 1
+                and 0 take the caption's prediction alone, half of a pair's work.
             guidance_strength (`float`, *optional*): gamma, the pull towards the coded latents.
             guidance_target (`str`, *optional*): "noisy" or "clean", see the scheduler.
             inversion_guidance_scale (`float`, *optional*): omega during inversion.
