@@ -2,6 +2,12 @@ import os
 import subprocess
 import sys
 
+
+# Each of pytest-xdist's workers, and what it starts, has its share of the cores; torch reads this when it is imported.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    cores = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+
 import pytest
 import torch
 from matplotlib.cbook import get_sample_data

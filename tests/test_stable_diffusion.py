@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x's own architecture (AutoencoderKL, four levels), random weights: small, and at true size.
 
-`pytest -m slow -s tests/test_stable_diffusion.py` runs the true size: 1.07 billion weights, some minutes.
+`pytest -n 0 -m slow -s tests/test_stable_diffusion.py` runs the true size: 1.07 billion weights, some minutes.
 """
 
 import json
