@@ -122,21 +122,22 @@ def test_more_weight_more_bytes_less_error(hsvlc, photo_latents):
 
 
 DECODE = """
-import sys, hashlib, torch
+import itertools, sys, hashlib, torch
 torch.set_num_threads(int(sys.argv[2]))
 from rsic_diffusers import HSVLC
 from rsic_diffusers.hub import resolve_model
 data, weight_map = torch.load(sys.argv[1])
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
     codec = HSVLC.from_pretrained(resolve_model("rsic-tiny"), subfolder="hsvlc", dtype=dtype)
-    for torch.backends.mkldnn.enabled in (True, False):
+    for torch.backends.mkldnn.enabled, deterministic in itertools.product((True, False), repeat=2):
+        torch.use_deterministic_algorithms(deterministic)
         symbols = codec.decode_symbols(data, weight_map, (47, 63))
         print(hashlib.sha256(b"".join(s.numpy().tobytes() for s in symbols)).hexdigest())
 """
 
 
 def test_symbols_are_the_same_everywhere(hsvlc, photo_latents, run_python, tmp_path):
-    """Other processes, with 1 and 2 threads; in each oneDNN on and off, and three dtypes."""
+    """Other processes, with 1 and 2 threads; in each oneDNN and deterministic algorithms on and off, and 3 dtypes."""
     import hashlib
 
     latents, weight_map = latents_of_shape(photo_latents, (47, 63)), random_map((47, 63))
@@ -145,7 +146,7 @@ def test_symbols_are_the_same_everywhere(hsvlc, photo_latents, run_python, tmp_p
     symbols = hsvlc.decode_symbols(data, weight_map, (47, 63))
     expected = hashlib.sha256(b"".join(s.numpy().tobytes() for s in symbols)).hexdigest()
     for threads in (1, 2):
-        assert run_python(DECODE, tmp_path / "file.pt", threads).split() == [expected] * 6
+        assert run_python(DECODE, tmp_path / "file.pt", threads).split() == [expected] * 12
 
 
 def test_forward_is_differentiable_where_gates_are_open(hsvlc, photo_latents):
