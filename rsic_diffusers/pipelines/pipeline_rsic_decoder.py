@@ -54,7 +54,7 @@ PRESETS = {
     # Where M = 0 from noise alone, as the paper in effect does: at most 50 evaluations.
     "balanced": {**FROM_NOISE, "strength": 1.0},
     # Where M = 0 from a third of the way up the noise schedule, so that colours stay: at most 18 evaluations. So low
-    # the caption's own prediction does as well as a pair, which costs twice.
+    # the caption's own prediction does as well as a pair, which costs twice (rsic-tiny).
     "fast": {**FROM_NOISE, "strength": 0.35, "guidance_scale": 1.0, "referring_scale": 0.0},
 }
 
