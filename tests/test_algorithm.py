@@ -161,6 +161,22 @@ def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("preset", ["fast", "balanced"])
+def test_quick_presets_leave_the_guidance_scale_to_the_checkpoint(toy, preset):
+    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), 51 / 255))
+    file = Bitstream(64, 64, WeightMap.constant(0.2, 64, 64), "a dog", codes, toy.hsvlc.fingerprint).to_bytes()
+
+    def decode(config, **omega):
+        pipeline = RSICDecoderPipeline(**{**toy.components, "scheduler": GuidedSelfRecurrentDDIMScheduler(**config)})
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline(file, preset=preset, output_type="latent", **omega).images
+
+    alone = {"guidance_scale": 1.0, "referring_scale": 0.0}
+    torch.testing.assert_close(decode(alone), decode({}, **alone), atol=0, rtol=0)
+    torch.testing.assert_close(decode({}), decode(alone, guidance_scale=3.0, referring_scale=0.7), atol=0, rtol=0)
+    assert (decode(alone) - decode({})).abs().max() > 1e-3
+
+
 def test_strength_is_image_to_image_of_each_position(toy):
     """With one M everywhere: noise at that level, then diffusers' DDIM down from it; with two, each where it holds."""
     torch.manual_seed(1)

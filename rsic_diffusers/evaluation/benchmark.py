@@ -18,7 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from .. import HSVLC, RSICDecoderPipeline, RSICEncoderPipeline
+from .. import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
 from ..bitstream import Bitstream
 from ..pipelines.latents import encode_image
 from ..pipelines.pipeline_rsic_decoder import PRESETS
@@ -33,7 +33,7 @@ def parse_args(arguments=None):
         "--random_sd15",
         action="store_true",
         help="UNet, VAE and text encoder in the shapes of Stable Diffusion 1.5, and a codec, all with random weights; "
-        "tokenizer and sampler are the model's",
+        "the tokenizer is the model's, the sampler's own settings are the paper's",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
@@ -60,9 +60,8 @@ def load(args) -> tuple[RSICEncoderPipeline, RSICDecoderPipeline]:
         hsvlc = HSVLC(scaling_factor=components["vae"].config.scaling_factor).to(dtype).eval()
         hsvlc.update()
         encoder = RSICEncoderPipeline(components["vae"], hsvlc, decoder.tokenizer)
-        decoder = RSICDecoderPipeline(
-            **components, hsvlc=hsvlc, tokenizer=decoder.tokenizer, scheduler=decoder.scheduler
-        )
+        scheduler = GuidedSelfRecurrentDDIMScheduler()
+        decoder = RSICDecoderPipeline(**components, hsvlc=hsvlc, tokenizer=decoder.tokenizer, scheduler=scheduler)
     for pipeline in (encoder, decoder):
         pipeline.to(args.device)
         pipeline.set_progress_bar_config(disable=True)
