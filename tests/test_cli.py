@@ -3,13 +3,14 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from rsic_diffusers.bitstream import Bitstream
-from rsic_diffusers.cli import main
+from rsic_diffusers.cli import _device, main
 
 
 @pytest.fixture
@@ -143,3 +144,12 @@ def test_help_and_inspect_do_not_load_torch(tmp_path):
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         assert time.perf_counter() - start < 1.5  # under a second on an idle machine; the rest is for a busy one
+
+
+@pytest.mark.parametrize(
+    "capability, dtype, warned", [("AVX2", "bfloat16", 1), ("AVX2", "float32", 0), ("AVX512", "bfloat16", 0)]
+)
+def test_a_dtype_that_a_cpu_has_no_instructions_for_is_named(capability, dtype, warned, monkeypatch, capsys):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert str(_device(SimpleNamespace(device="cpu", dtype=dtype))) == "cpu"
+    assert capsys.readouterr().err.count("This CPU computes bfloat16 in software") == warned
