@@ -35,6 +35,7 @@ MAX_PIXELS = 1 << 22  # of the coded picture: bounds what a hostile file can mak
 MAX_RETURNED_PIXELS = 1 << 26  # of a picture that was coded at a reduced size
 SIDE_STEP = 128  # reduced sizes have a long side of 128, 256, ... 2048 pixels
 MAX_CODED_SIDE = 16 * SIDE_STEP
+DEFAULT_MAX_SIDE = 768  # what encoders reduce a photo to, unless told otherwise
 CHECKSUM_BYTES = 3
 
 
@@ -99,6 +100,12 @@ class Bitstream:
     def to_bytes(self) -> bytes:
         body = b"".join(self.sections().values())
         return body + _checksum(body)
+
+    @property
+    def noise_seed(self) -> int:
+        """A number below 2^32 that the content decides: the same file gets the same noise, and so the same picture."""
+        # Not of the whole file: a CRC over bytes and their own CRC is always the same.
+        return zlib.crc32(self.to_bytes()[:-CHECKSUM_BYTES])
 
     def breakdown(self) -> dict[str, int]:
         """Bytes by part; the header counts the checksum, and the sum is the length of the file."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .bitstream import Bitstream, write_file
+from .bitstream import DEFAULT_MAX_SIDE, Bitstream, reduced_size, write_file
 
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--max-side",
         type=int,
-        default=768,
+        default=DEFAULT_MAX_SIDE,
         metavar="PIXELS",
         help="code a larger photo at this size; the decoder enlarges it again (768; 0: never)",
     )
@@ -223,7 +223,11 @@ examples:
         help="refer by the photos' phrases, found by this CLIP or CLIPSeg of transformers, rather than by mask or box",
     )
     evaluate.add_argument(
-        "--max-side", type=int, default=768, metavar="PIXELS", help="code a larger photo at this size (768; 0: never)"
+        "--max-side",
+        type=int,
+        default=DEFAULT_MAX_SIDE,
+        metavar="PIXELS",
+        help="code a larger photo at this size (768; 0: never)",
     )
     evaluate.add_argument("--seed", type=int, help="noise seed; default: from the files")
     evaluate.add_argument("--sheets", type=int, default=4, help="of so many photos (4)")
@@ -301,14 +305,11 @@ def _asked_of(name, asked, listed) -> dict:
 
 
 def _encode_folder(args, asked, listed) -> int:
-    from PIL import Image
-
     from .folders import plan, run
-    from .images import open_image
+    from .images import open_image, readable_suffixes
 
     folder, output = Path(args.photo), _output_folder(args)
-    readable = [suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN]
-    jobs = plan(folder, output, readable, ".rsic")
+    jobs = plan(folder, output, readable_suffixes(), ".rsic")
     unknown = set(listed) - {str(path.relative_to(folder)) for path in jobs}
     if unknown:
         raise ValueError(f"{args.demands} speaks of {', '.join(sorted(unknown))}, of which {folder} holds no photo.")
@@ -415,6 +416,8 @@ def run_inspect(args) -> None:
 
 
 def run_demo(args) -> None:
+    from PIL import Image
+
     from .images import open_image
 
     output = Path(args.output)
@@ -430,6 +433,12 @@ def run_demo(args) -> None:
         image = open_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
         caption = caption or "a woman in a navy uniform and cap in front of a flag"
         boxes = boxes or [(150, 40, 370, 310)]
+    if max(image.size) > DEFAULT_MAX_SIDE:
+        height, width = reduced_size(image.height, image.width, DEFAULT_MAX_SIDE)
+        print(f"The photo has {image.width} x {image.height} pixels; everything here is done at {width} x {height}.")
+        across, down = width / image.width, height / image.height
+        boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in boxes]
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     encoder, decoder = _load("RSICEncoderPipeline", args), _load("RSICDecoderPipeline", args)
     decoder.set_progress_bar_config(disable=False)
 
@@ -585,9 +594,9 @@ def _numbers(count: int, weighted: bool = True):
 
 def _phrase(text: str):
     """ "the dog:0.6" is a phrase and its weight; a colon before anything but a number is part of the phrase."""
-    phrase, _, weight = text.rpartition(":")
+    phrase, colon, weight = text.rpartition(":")
     try:
-        return phrase, float(weight)
+        return (phrase, float(weight)) if colon else (text, None)
     except ValueError:
         return text, None
 

@@ -4,6 +4,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 
+def readable_suffixes() -> list[str]:
+    """The ends of the names of pictures that Pillow can read: ".jpg", ".png" and so on, in lower case."""
+    return [suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN]
+
+
 def open_image(path) -> Image.Image:
     """Read a photo or a mask.
 

@@ -35,6 +35,13 @@ def test_round_trip(levels, caption):
     assert sum(file.breakdown().values()) == len(data)
 
 
+def test_noise_seeds_differ_as_contents_do():
+    """A CRC-32 of whole files, which end in their own, has 256 values."""
+    files = [make(codes=i.to_bytes(40, "big")) for i in range(2000)]
+    assert len({file.noise_seed for file in files}) == 2000
+    assert files[7].noise_seed == Bitstream.from_bytes(files[7].to_bytes()).noise_seed
+
+
 def make_reduced(width=4000, height=3000, coded_side=768):
     rows, columns = (-(-side // 64) for side in reduced_size(height, width, coded_side))
     weight_map = WeightMap(np.ones((rows, columns), np.uint8), 8)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.bitstream import Bitstream
-from rsic_diffusers.cli import _device, main
+from rsic_diffusers.cli import _device, _phrase, main
 
 
 @pytest.fixture
@@ -125,6 +125,25 @@ def test_demo_saves_one_sheet(photo_file, tmp_path, capsys, small_photo):
     # The first picture of the sheet is the photo; below the box's line it is untouched.
     picture = np.asarray(Image.open(sheet))[8 : 8 + 165, 8 : 8 + 203]
     np.testing.assert_array_equal(picture[145:], np.asarray(small_photo)[145:])
+
+
+def test_demo_reduces_a_large_photo(photo_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rsic_diffusers.cli.DEFAULT_MAX_SIDE", 128)
+    assert rsic("demo", photo_file, "--box", "50,20,150,140", "-o", tmp_path / "sheet.png") == 0
+    assert "203 x 165 pixels; everything here is done at 128 x 104" in capsys.readouterr().out
+    picture = np.asarray(Image.open(tmp_path / "sheet.png"), int)[8 : 8 + 104, 8 : 8 + 128]
+    yellow = (picture[..., 0] > 200) & (picture[..., 1] > 150) & (picture[..., 2] < 60)
+    rows, columns = np.nonzero(yellow.sum(axis=1) > 40)[0], np.nonzero(yellow.sum(axis=0) > 40)[0]
+    expected = (20 * 104 / 165, 140 * 104 / 165, 50 * 128 / 203, 150 * 128 / 203)
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("the dog:0.6", ("the dog", 0.6)), ("7", ("7", None)), ("at 5: a clock", ("at 5: a clock", None))],
+)
+def test_a_phrase_has_a_weight_after_a_colon(text, expected):
+    assert _phrase(text) == expected
 
 
 def test_help_and_inspect_do_not_load_torch(tmp_path):

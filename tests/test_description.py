@@ -1,6 +1,7 @@
 """Caption bytes."""
 
 import hashlib
+import json
 import zlib
 
 import pytest
@@ -11,7 +12,10 @@ from rsic_diffusers.description.text_coding import (
     decode_caption,
     encode_caption,
 )
+from rsic_diffusers.evaluation import side_information
 from rsic_diffusers.evaluation.side_information import caption_bytes, held_out_captions, saving
+from rsic_diffusers.referring.demands import Demand, make_weight_map
+from rsic_diffusers.referring.map_coding import encode_map
 
 
 CAPTIONS = [
@@ -103,3 +107,23 @@ def test_a_reference_beyond_the_dictionary_is_refused():
     payload = raw_deflate(far, far + bytes(31_000))
     with pytest.raises(ValueError, match="too far back"):
         decode_caption(DICTIONARY, payload)
+
+
+def test_side_information_of_annotations(tmp_path, small_photo, monkeypatch, capsys):
+    """The least that `rsic evaluate` takes: a caption here, a box there."""
+    for name in "abc":
+        small_photo.save(tmp_path / f"{name}.png")
+    entries = [
+        {"file": "a.png", "caption": "a dog"},
+        {"file": "b.png", "box": [0.1, 0.1, 0.5, 0.5]},
+        {"file": "c.png"},
+    ]
+    (tmp_path / "annotations.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(side_information, "MAPS", 2)
+    monkeypatch.setattr("sys.argv", ["side_information", "--annotations", str(tmp_path / "annotations.json")])
+    side_information.main()
+    table = capsys.readouterr().out
+    box = make_weight_map(165, 203, [Demand(box=(20.3, 16.5, 101.5, 82.5))])
+    zipped, chosen = len(zlib.compress(b"a dog", 9)), len(encode_caption("a dog")[1])
+    assert f"| annotations | 1 | 5.0 | {zipped:.1f} | {chosen:.1f} |" in table
+    assert f"| annotated regions | 1 | 5.0 | {len(encode_map(box)):.1f} |" in table

@@ -12,6 +12,7 @@ from rsic_diffusers.cli import main
 from rsic_diffusers.evaluation.evaluate import Evaluation
 from rsic_diffusers.evaluation.ledger import Ledger
 from rsic_diffusers.evaluation.methods import ablations
+from rsic_diffusers.evaluation.metrics import LOADERS
 from rsic_diffusers.evaluation.photos import read_photos
 
 
@@ -181,6 +182,35 @@ def test_another_codecs_pictures_are_taken_as_they_are(tmp_path, photo):
     for row in rows:
         expected = psnr(np.asarray(Image.open(theirs / row["photo"])), np.asarray(Image.open(folder / row["photo"])))
         assert float(row["psnr"]) == pytest.approx(expected)
+
+    Image.open(folder / "b.png").quantize(4).convert("RGB").save(theirs / "b.png")
+    (theirs / "sizes.json").write_text(json.dumps({**sizes, "a.png": 90}))
+    assert main(command) == 0
+    again = [row for row in rows_of(tmp_path / "out") if row["method"] == "theirs"]
+    assert [int(row["bytes"]) for row in again] == [90, 101, 102]
+    assert [new["psnr"] == old["psnr"] for new, old in zip(again, rows)] == [True, False, True]
+
+
+def test_a_metric_that_fails_takes_nothing_else_with_it(tmp_path, photo, capsys, monkeypatch):
+    folder = make_folder(tmp_path / "photos", photo)
+    (folder / "annotations.json").unlink()  # global mode, in which M = 1 leaves diffusion nothing to do: quick
+    (folder / "masks" / "b.png").unlink()
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "ssim", "--codecs"]
+    command += ["--weights", "1", "--limit", "1"]
+
+    def no_memory(*_):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(LOADERS, "ssim", lambda device: no_memory)
+        assert main(command) == 1
+    rows = rows_of(tmp_path / "out")
+    assert rows and all(row["psnr"] and row["bytes"] and not row.get("ssim") for row in rows)
+    assert "a.png, global, M = 1.000, ssim: out of memory" in (tmp_path / "out" / "table.md").read_text()
+    pictures = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/pictures/**/*.png")}
+    assert main(command) == 0
+    assert all(row["ssim"] for row in rows_of(tmp_path / "out"))
+    assert pictures == {path: path.stat().st_mtime_ns for path in pictures}
 
 
 def test_a_photo_that_fails_is_reported_and_the_others_are_done(tmp_path, photo, capsys):

@@ -184,6 +184,14 @@ def test_saving_keeps_every_bit(hsvlc, photo_latents, tmp_path):
     assert torch.equal(again.decompress(data, weight_map, (21, 26)), hsvlc.decompress(data, weight_map, (21, 26)))
 
 
+def test_a_codec_is_made_ready_in_any_dtype(photo_latents):
+    torch.manual_seed(0)
+    codec = HSVLC().eval().to(torch.bfloat16)
+    codec.update()
+    data = codec.compress(photo_latents.bfloat16(), random_map((21, 26)))
+    assert codec.fingerprint != b"\0\0" and codec.decompress(data, random_map((21, 26)), (21, 26)).isfinite().all()
+
+
 def test_single_layer_ablation_codes_and_decodes(photo_latents):
     torch.manual_seed(0)
     codec = HSVLC(single_layer=True).eval()

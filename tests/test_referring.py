@@ -151,7 +151,7 @@ def test_a_phrase_weighs_by_its_heat_map():
 
 def test_a_file_of_demands(tmp_path):
     path = tmp_path / "demands.json"
-    demands = [{"phrase": "the dog", "weight": 0.6}, {"box": [1, 2, 30, 40]}, {"mask": "masks/a.png"}]
+    demands = [{"phrase": "the dog", "weight": 0.6}, {"box": [1, 2, 30, 40], "mask": None}, {"mask": "masks/a.png"}]
     path.write_text(json.dumps({"a.jpg": {"caption": "a dog", "demands": demands}, "b.jpg": {"weight": 0.3}}))
     arguments = read_demands(path)
     assert arguments["b.jpg"] == {"weight": 0.3} and arguments["a.jpg"]["caption"] == "a dog"
@@ -164,6 +164,7 @@ def test_a_file_of_demands(tmp_path):
         ("[]", "object of objects"),
         ('{"a.jpg": {"boxes": []}}', "a.jpg, holds boxes; known are caption, demands"),
         ('{"a.jpg": {"demands": [{"phrase": "a", "wait": 1}]}}', "A demand holds wait"),
+        ('{"a.jpg": {"demands": [{"mask": 5}]}}', "a mask must be the path of a picture, got 5"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):

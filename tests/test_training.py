@@ -144,11 +144,27 @@ def test_a_dataset_is_what_a_folder_is(photos, tmp_path, monkeypatch):
     good.mkdir()
     for i in range(4):
         shutil.copy(photos / f"{i}.jpg", good)
-    ours = read_photos(dataset_photos(str(good), "image", None), min_side=64)
-    for (one, _), (other, _) in zip(ours, read_photos(list_photos([good]), min_side=64), strict=True):
+    ours = read_photos(dataset_photos(str(good), "image", None), 64, 768)
+    for (one, _), (other, _) in zip(ours, read_photos(list_photos([good]), 64, 768), strict=True):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="no column"):
         dataset_photos(str(good), "picture", None)
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [((1600, 900), (768, 432)), ((500, 40), (800, 64)), ((300, 200), (300, 200)), ((64, 4000), (64, 4000))],
+)
+def test_photos_are_read_at_the_size_that_is_coded(size, expected, tmp_path, monkeypatch):
+    """Reduced as the encoder does; a short side goes before a long one."""
+    monkeypatch.syspath_prepend(TRAINING)
+    from photos import list_photos, read_photos
+
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(256, size=(*size[::-1], 3), dtype=np.uint8))
+    image.save(tmp_path / "a.png")
+    ((array, _),) = read_photos(list_photos([tmp_path]), 64, 768)
+    np.testing.assert_array_equal(array, np.asarray(image.resize(expected, Image.Resampling.LANCZOS)))
 
 
 def test_a_codec_for_other_latents_is_refused_before_training(photos, tmp_path):

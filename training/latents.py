@@ -10,21 +10,21 @@ from rsic_diffusers.pipelines.latents import encode_image
 
 
 @torch.no_grad()
-def load_latents(vae, photos, min_side, cache):
+def load_latents(vae, photos, min_side, max_side, cache):
     """Encode photos, or map into memory what an earlier call left in `cache`.
 
     Args:
         photos (`list[tuple[Path | BinaryIO, str]]`): What `photos.list_photos` gives.
-        min_side (`int`): Photos with a shorter side are enlarged.
+        min_side, max_side (`int`): Photos with a shorter side are enlarged, those with a longer one reduced.
 
     Returns:
         `list[tuple[torch.Tensor, str]]`: (4, H/8, W/8) float16 latents, times the VAE's scaling factor, and labels.
     """
     cache = Path(cache)
-    key = [_digest(vae), min_side, [[_name(source), label] for source, label in photos]]
+    key = [_digest(vae), min_side, max_side, [[_name(source), label] for source, label in photos]]
     if not cache.exists():
         latents = []
-        for array, label in read_photos(photos, min_side=min_side):
+        for array, label in read_photos(photos, min_side, max_side):
             image = torch.from_numpy(array.copy()).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
             height, width = (side - side % 8 for side in image.shape[-2:])
             latents.append((encode_image(vae, image[..., :height, :width])[0].half().cpu(), label))

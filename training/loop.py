@@ -20,6 +20,8 @@ from diffusers.optimization import SchedulerType, get_scheduler
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
+from rsic_diffusers.bitstream import DEFAULT_MAX_SIDE
+
 
 # Options that a resumed run may change. All but max_train_steps leave the weights as they would have been; that one
 # stretches the learning-rate schedule, for whoever wants to train on.
@@ -32,6 +34,12 @@ FREE_OPTIONS = {
 def add_training_arguments(parser, max_train_steps, train_batch_size, learning_rate, ema_decay, checkpointing_steps):
     """The options that every script has, with the script's own defaults."""
     parser.add_argument("--output_dir", required=True, help="Checkpoints, logs and the result go here.")
+    parser.add_argument(
+        "--max_side",
+        type=int,
+        default=DEFAULT_MAX_SIDE,
+        help="Photos with a longer side are reduced to it, as the encoder does (768).",
+    )
     parser.add_argument("--max_train_steps", type=int, default=max_train_steps)
     parser.add_argument("--train_batch_size", type=int, default=train_batch_size, help="For each process.")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
@@ -55,7 +63,13 @@ def add_training_arguments(parser, max_train_steps, train_batch_size, learning_r
 def make_accelerator(args, find_unused_parameters=False) -> Accelerator:
     """Accelerator, seeds and output folder; refuses to resume a run with other settings."""
     output_dir = Path(args.output_dir)
-    for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpointing_steps"):
+    for name in (
+        "max_train_steps",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "checkpointing_steps",
+        "max_side",
+    ):
         if getattr(args, name) < 1:
             raise SystemExit(f"--{name} must be at least 1, got {getattr(args, name)}.")
     accelerator = Accelerator(

@@ -9,10 +9,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from rsic_diffusers.images import open_image
-
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+from rsic_diffusers.images import open_image, readable_suffixes
 
 
 def list_photos(folders):
@@ -32,9 +29,10 @@ def list_photos(folders):
         if (folder / "labels.tsv").exists():
             with open(folder / "labels.tsv", newline="", encoding="utf-8") as file:
                 labels = {row["file"]: row["label"] or "" for row in csv.DictReader(file, delimiter="\t")}
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        suffixes = readable_suffixes()
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
         if not files:
-            raise ValueError(f"No photo in {folder}; expected files ending in {', '.join(sorted(SUFFIXES))}.")
+            raise ValueError(f"No photo in {folder}; expected files ending in {', '.join(sorted(suffixes))}.")
         photos += [(path, labels.get(path.name, "")) for path in files]
     return photos
 
@@ -61,11 +59,13 @@ def dataset_photos(name, image_column, label_column):
     return [(io.BytesIO(image["bytes"]) if image["bytes"] else Path(image["path"]), label) for image, label in rows]
 
 
-def read_photos(photos, min_side, max_side=None):
-    """Read photos one by one, the short side brought into [`min_side`, `max_side`] pixels.
+def read_photos(photos, min_side, max_side):
+    """Read photos one by one, made smaller or larger where a side is too long or too short.
 
     Args:
         photos (`list[tuple[Path | BinaryIO, str]]`): What `list_photos` gives.
+        min_side (`int`): Of the short side, in pixels; goes before `max_side`.
+        max_side (`int`): Of the long side. The encoder codes nothing larger either.
 
     Yields:
         `tuple[np.ndarray, str]`: (H, W, 3) uint8 array and label. Unreadable photos are named, skipped and counted;
@@ -79,10 +79,9 @@ def read_photos(photos, min_side, max_side=None):
             tqdm.write(f"Skipped {source}: {error}")
             skipped += 1
             continue
-        short = min(image.size)
-        target = max(min_side, min(short, max_side or short))
-        if target != short:
-            size = [max(min_side, round(side * target / short)) for side in image.size]
+        scale = max(min_side / min(image.size), min(1, max_side / max(image.size)))
+        if scale != 1:
+            size = [max(min_side, round(side * scale)) for side in image.size]
             image = image.resize(size, Image.Resampling.LANCZOS)
         yield np.asarray(image), label
     if skipped:

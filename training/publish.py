@@ -57,7 +57,7 @@ def main():
         args.output / "scheduler"
     )
     index = json.loads((CONFIGS / "model_index.json").read_text())
-    index[BASE_KEY] = args.base
+    index[BASE_KEY] = str(Path(args.base).resolve()) if Path(args.base).is_dir() else args.base
     (args.output / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     card = (CONFIGS / "README.md").read_text().replace("stable-diffusion-v1-5/stable-diffusion-v1-5", args.base)
     card = card.replace("user/rsic-sd15", args.repo_id or "user/rsic-sd15")

@@ -197,10 +197,10 @@ def main():
     validation = []
     with accelerator.main_process_first():
         cache = args.cache_latents or output_dir / "latents.pt"
-        latents = load_latents(vae, photos, args.resolution, cache)
+        latents = load_latents(vae, photos, args.resolution, args.max_side, cache)
         if args.validation_dir:
             cache = output_dir / "validation_latents.pt"
-            validation = load_latents(vae, list_photos([args.validation_dir]), 64, cache)
+            validation = load_latents(vae, list_photos([args.validation_dir]), 64, args.max_side, cache)
     side = args.resolution // 8
 
     def loss_of(model, rng):

@@ -95,9 +95,8 @@ def main():
     accelerator = make_accelerator(args)
     vae = AutoencoderTiny.from_pretrained(args.vae).to(accelerator.device).eval()
     with accelerator.main_process_first():
-        latents = load_latents(
-            vae, list_photos(args.train_data_dir), args.resolution, Path(args.output_dir) / "latents.pt"
-        )
+        cache = Path(args.output_dir) / "latents.pt"
+        latents = load_latents(vae, list_photos(args.train_data_dir), args.resolution, args.max_side, cache)
     if args.pretrained_base:
         tokenizer = CLIPTokenizer.from_pretrained(args.pretrained_base, subfolder="tokenizer")
         text_encoder = CLIPTextModel.from_pretrained(args.pretrained_base, subfolder="text_encoder")

@@ -55,9 +55,9 @@ def standardisation_loss(latents):
 
 
 @torch.no_grad()
-def log_validation(vae, folder, step):
+def log_validation(vae, folder, max_side, step):
     psnr = []
-    for array, _ in read_photos(list_photos([folder]), min_side=64):
+    for array, _ in read_photos(list_photos([folder]), 64, max_side):
         height, width = (side - side % 8 for side in array.shape[:2])
         image = torch.from_numpy(array[:height, :width].copy()).permute(2, 0, 1)[None].to(vae.device) / 127.5 - 1
         decoded = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
@@ -84,7 +84,8 @@ class NoisyAutoencoder(torch.nn.Module):
 def main():
     args = parse_args()
     accelerator = make_accelerator(args)
-    photos = [array for array, _ in read_photos(list_photos(args.train_data_dir), min_side=args.resolution)]
+    listed = list_photos(args.train_data_dir)
+    photos = [array for array, _ in read_photos(listed, args.resolution, args.max_side)]
     if args.pretrained_vae:
         vae = AutoencoderTiny.from_pretrained(args.pretrained_vae, torch_dtype=torch.float32)
     else:
@@ -107,7 +108,7 @@ def main():
     def export(model, step):
         model.vae.save_pretrained(Path(args.output_dir) / "vae")
         if args.validation_dir:
-            log_validation(model.vae, args.validation_dir, step)
+            log_validation(model.vae, args.validation_dir, args.max_side, step)
 
     train(args, accelerator, NoisyAutoencoder(vae), loss_of, export)
 

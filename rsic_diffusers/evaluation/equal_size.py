@@ -1,9 +1,12 @@
 """Files of equal size: the fair ground to compare the two modes on."""
 
+from ..bitstream import DEFAULT_MAX_SIDE
+
+
 TOLERANCE = 0.01
 
 
-def encode_at_size(encoder, image, num_bytes: int, caption=None, max_side=768):
+def encode_at_size(encoder, image, num_bytes: int, caption=None, max_side=DEFAULT_MAX_SIDE):
     """Encode in global mode, with the constant M that takes as many bytes (to a percent or so)."""
     # A budget is met from below; so much above, the result is as often larger as smaller.
     return encoder(image, caption=caption, target_bytes=(1 + TOLERANCE) * num_bytes, max_side=max_side)

@@ -4,6 +4,7 @@ A photo goes through `encode` (to real files), `decode` (by a pipeline that know
 `measure`; `report.py` makes tables and pictures of what they leave in the ledger.
 """
 
+import hashlib
 import json
 import math
 import shutil
@@ -19,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from .. import HSVLC, RSICDecoderPipeline, RSICEncoderPipeline
+from ..bitstream import DEFAULT_MAX_SIDE
 from ..folders import share_of_work
 from ..images import open_image
 from ..pipelines.base_model import check_latent_space
@@ -75,7 +77,7 @@ class Evaluation:
     external: list[tuple[str, str]] = field(default_factory=list)
     metrics: list[str] | None = None
     referring_model: str | None = None
-    max_side: int | None = 768
+    max_side: int | None = DEFAULT_MAX_SIDE
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
     seed: int | None = None
@@ -214,7 +216,9 @@ class Evaluation:
             made = self._made_file(photo, method.encoding, weight)
             file = self.file(photo, method.encoding, weight)
             settings = shared | decoder.default_settings(method.decoding.get("preset")) | method.decoding
-            settings |= {"preset": None, "file": zlib.crc32(file.read_bytes()) if made else None}
+            # No CRC-32: that of a file that ends in its own has few values.
+            digest = hashlib.sha256(file.read_bytes()).hexdigest() if made else None
+            settings |= {"preset": None, "file": digest}
             one = single if method.encoding == "without HSVLC" else decoder
             work = partial(self._make_picture, one, photo, weight, file, made, method.decoding, settings)
             self._once(photo, method.name, weight, settings, self.picture(photo, method.name, weight), work)
@@ -248,7 +252,7 @@ class Evaluation:
             peer = self.peers[name]
             settings = {"num_bytes": num_bytes, "photo": photo.checksum()}
             if name in dict(self.external):
-                settings["folder"] = str(peer.folder)
+                settings["folder"] = [str(peer.folder), peer.digest(photo.name)]
             work = partial(self._make_peer_picture, peer, photo, num_bytes)
             self._once(photo, name, weight, settings, self.picture(photo, name, weight), work)
 
@@ -275,18 +279,23 @@ class Evaluation:
             missing = [metric for metric in self.picture_metrics if metric not in entry]
             if not entry or not missing:
                 continue
-            figures = {}
+            figures, failed = {}, {}
             with self._noting_failure(photo, name, weight, entry["settings"]):
                 image = photo.open()
                 picture, region = open_image(self.picture(photo, name, weight)), photo.region(image.size)
                 for metric in missing:
-                    kind = PICTURE_METRICS[metric]
-                    applies = not (region is None and kind.needs_region) and (photo.caption or not kind.needs_caption)
-                    figures[metric] = None
-                    if applies:
-                        value = self.picture_metrics[metric](picture, image, region=region, caption=photo.caption)
-                        figures[metric] = value if math.isfinite(value) else None
-                self.ledger.add(photo.name, name, weight, entry["settings"], **figures)
+                    try:
+                        figures[metric] = self._figure(metric, picture, image, region, photo.caption)
+                    except Exception as error:  # the picture and its other figures stay; the next run tries this again
+                        failed[metric] = self._message(error, f"{photo.name}, {name}, {metric}")
+                self.ledger.add(photo.name, name, weight, entry["settings"], **figures, failed_metrics=failed)
+
+    def _figure(self, metric, picture, image, region, caption) -> float | None:
+        kind = PICTURE_METRICS[metric]
+        if (region is None and kind.needs_region) or (not caption and kind.needs_caption):
+            return None
+        value = self.picture_metrics[metric](picture, image, region=region, caption=caption)
+        return value if math.isfinite(value) else None
 
     def measure_sets(self) -> list[dict]:
         """How far the pictures of each row, as a set, are from the photos.
@@ -317,17 +326,20 @@ class Evaluation:
     def entries(self) -> list[dict]:
         """The figures of every photo by every row; those that failed left out."""
         entries = [self.ledger.get(photo.name, *row) for row in self.rows() for photo in self.photos]
-        return [entry for entry in entries if entry]
+        return [{key: entry[key] for key in entry if key != "failed_metrics"} for entry in entries if entry]
 
     def failures(self) -> list[str]:
         """What went wrong in this run's rows and their files, a sentence each."""
         names = {name for name, _ in self.rows()} | {f"file, {method.encoding}" for method in self.methods}
         photos = {photo.name for photo in self.photos}
-        return [
-            f"{photo}, {name}, M = {weight:.3f}: {entry['error']}"
-            for (photo, name, weight), entry in self.ledger.entries.items()
-            if "error" in entry and name in names and photo in photos and weight in self.weights
-        ]
+        failures = []
+        for (photo, name, weight), entry in self.ledger.entries.items():
+            if name in names and photo in photos and weight in self.weights:
+                row = f"{photo}, {name}, M = {weight:.3f}"
+                failures += [f"{row}: {entry['error']}"] if "error" in entry else []
+                metrics = entry.get("failed_metrics", {})
+                failures += [f"{row}, {one}: {metrics[one]}" for one in metrics if one in self.picture_metrics]
+        return failures
 
     def _jobs(self, title: str, wanted):
         """(photo, one of what is wanted), photo by photo, with a progress bar."""
@@ -354,9 +366,13 @@ class Evaluation:
         try:
             yield
         except Exception as error:
-            message = " ".join(f"{error}".split()) or type(error).__name__
-            self.ledger.add(photo.name, name, weight, settings, error=message)
-            tqdm.write(f"{photo.name}, {name}: {message}", file=sys.stderr)
+            self.ledger.add(photo.name, name, weight, settings, error=self._message(error, f"{photo.name}, {name}"))
+
+    @staticmethod
+    def _message(error, where) -> str:
+        message = " ".join(f"{error}".split()) or type(error).__name__
+        tqdm.write(f"{where}: {message}", file=sys.stderr)
+        return message
 
     def _load(self, pipeline_class, **components):
         pipeline = pipeline_class.from_pretrained(self.model, dtype=self.dtype, **components).to(self.device)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..folders import find_files
-from ..images import open_image
+from ..images import open_image, readable_suffixes
 from .metrics import box_region
 
 
@@ -83,8 +83,7 @@ def read_photos(
     if annotations is None and (folder / "annotations.json").exists():
         annotations = folder / "annotations.json"
     if annotations is None:
-        readable = [suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN]
-        paths = find_files(folder, readable, output or folder)
+        paths = find_files(folder, readable_suffixes(), output or folder)
         photos = [Photo(path, path.relative_to(folder).as_posix()) for path in paths]
     else:
         photos = [_read_entry(folder, annotations, entry) for entry in _read_list(annotations)]

@@ -2,15 +2,13 @@
 
     python -m rsic_diffusers.evaluation.side_information --annotations PHOTOS/annotations.json
 
-The captions are those of the annotations (a list of {"file", "width", "height", "caption", "box"}, the box as
-fractions x0, y0, x1, y1), if given, and those of `held_out_captions.txt`, which no dictionary was made from. The maps
-have 8 levels and are those of the annotations' boxes, of random boxes, and of random smooth heat maps such as GEM
-makes, in pictures of 256 to 1024 pixels a side. Raw cells take 3 bits each, rounded up to bytes. Sizes are those
-of the parts in the file.
+The captions are those of the annotations (as `rsic evaluate` takes them, with the photos beside them), if given, and
+those of `held_out_captions.txt`, which no dictionary was made from. The maps have 8 levels and are those of the
+annotations' boxes and masks, of random boxes, and of random smooth heat maps such as GEM makes, in pictures of 256 to
+1024 pixels a side. Raw cells take 3 bits each, rounded up to bytes. Sizes are those of the parts in the file.
 """
 
 import argparse
-import json
 import zlib
 from importlib import resources
 from pathlib import Path
@@ -21,6 +19,7 @@ from ..description.text_coding import encode_caption
 from ..referring.demands import Demand, make_weight_map
 from ..referring.map_coding import encode_map
 from ..referring.weight_map import WeightMap, grid_size
+from .photos import Photo, read_photos
 
 
 LEVELS = 8
@@ -35,13 +34,14 @@ def held_out_captions() -> list[str]:
     return text.splitlines()
 
 
-def annotated_maps(entries) -> list[WeightMap]:
-    """M of the box of each entry of an `annotations.json`."""
+def annotated_maps(photos: list[Photo]) -> list[WeightMap]:
+    """M of the box or mask of each photo that has one."""
     maps = []
-    for entry in entries:
-        width, height = entry["width"], entry["height"]
-        box = tuple(fraction * side for fraction, side in zip(entry["box"], 2 * (width, height)))
-        maps.append(make_weight_map(height, width, [Demand(box=box)], levels=LEVELS))
+    for photo in photos:
+        width, height = size = photo.open().size
+        demand = photo.demand(size)
+        if demand:
+            maps.append(make_weight_map(height, width, [Demand(**demand)], levels=LEVELS))
     return maps
 
 
@@ -103,13 +103,18 @@ def main():
     args = parser.parse_args()
     if args.annotations and not args.annotations.is_file():
         parser.error(f"{args.annotations} is no file; give an annotations.json, or leave it out.")
-    entries = json.loads(args.annotations.read_text("utf-8")) if args.annotations else []
+    try:
+        photos = read_photos(args.annotations.parent, args.annotations) if args.annotations else []
+    except ValueError as error:
+        parser.error(str(error))
 
     captions = {"held-out list": held_out_captions()}
     maps = {"random boxes": random_maps(random_box_map), "heat maps": random_maps(random_heat_map)}
-    if entries:
-        captions = {"annotations": [entry["caption"] for entry in entries], **captions}
-        maps = {"annotated boxes": annotated_maps(entries), **maps}
+    own_captions, own_maps = [photo.caption for photo in photos if photo.caption], annotated_maps(photos)
+    if own_captions:
+        captions = {"annotations": own_captions, **captions}
+    if own_maps:
+        maps = {"annotated regions": own_maps, **maps}
 
     print("| captions | number | raw | zlib | chosen | under zlib |\n|---|---:|---:|---:|---:|---:|")
     for name, some in captions.items():

@@ -287,7 +287,8 @@ class HSVLC(ModelMixin, ConfigMixin):
         digest = hashlib.sha256(repr((self.gates, self.scales)).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if name != "codec_id":
-                digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+                tensor = tensor.cpu().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
+                digest.update(name.encode() + tensor.numpy().tobytes())
         self.codec_id.copy_(torch.tensor(list(digest.digest()[:2])))
 
     @property

@@ -1,6 +1,5 @@
 """Bytes in, picture out: GGD, guided generative decoding (paper, section III-D, Algorithm 1)."""
 
-import zlib
 from numbers import Integral, Real
 from typing import Callable
 
@@ -204,7 +203,8 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             [`RSICDecoderOutput`], or the tuple (images, num_unet_evaluations).
 
         Raises:
-            BitstreamError: The file is damaged, foreign, or made for another codec; raised before any network runs.
+            BitstreamError: The file is damaged, foreign, or made for another codec; raised before any network runs,
+                but for a code stream that no encoder writes, which its decoding finds, before diffusion.
         {example}
         """
         # 1. Check inputs
@@ -226,7 +226,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         num_inference_steps, num_recurrence_steps = settings["num_inference_steps"], settings["num_recurrence_steps"]
         if generator is None:
             # On the CPU, so that the noise is the same on every machine.
-            generator = [torch.Generator("cpu").manual_seed(zlib.crc32(file.to_bytes())) for file in files]
+            generator = [torch.Generator("cpu").manual_seed(file.noise_seed) for file in files]
 
         # 2. Codes to latents, z_hat_0, and M at two resolutions
         size = files[0].coded_size

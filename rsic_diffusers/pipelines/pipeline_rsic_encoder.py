@@ -11,6 +11,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 
 from ..bitstream import (
+    DEFAULT_MAX_SIDE,
     MAX_CODED_SIDE,
     MAX_PIXELS,
     MAX_RETURNED_PIXELS,
@@ -94,7 +95,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         fallback=None,
         target_bytes=None,
         target_bpp=None,
-        max_side=768,
+        max_side=DEFAULT_MAX_SIDE,
         caption_bytes=60,
         caption_codec="auto",
     ) -> list[Demand]:

@@ -171,7 +171,12 @@ def read_demands(path) -> dict[str, dict]:
 
 def _with_mask_beside(path, fields: dict) -> dict:
     """A mask's path is meant from the file that names it."""
-    return {**fields, "mask": Path(path).parent / fields["mask"]} if "mask" in fields else fields
+    mask = fields.get("mask")
+    if mask is None:
+        return fields
+    if not isinstance(mask, str):
+        raise ValueError(f"{path}: a mask must be the path of a picture, got {mask!r}.")
+    return {**fields, "mask": Path(path).parent / mask}
 
 
 DEMAND_KEYS = ("caption", "demands", "background", "weight", "levels", "mode", "target_bytes", "target_bpp")

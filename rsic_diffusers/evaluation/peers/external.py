@@ -1,6 +1,7 @@
 """Any other codec, by a folder of its decoded pictures and the sizes of its files."""
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class ExternalPeer:
         stem = Path(name).with_suffix("").as_posix()
         if stem not in self.sizes:
             raise ValueError(f"The sizes in {self.folder} have no entry for {name}; add its bytes.")
-        paths = [path for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
+        paths = self._pictures(stem)
         if len(paths) != 1:
             raise ValueError(f"{self.folder} has {len(paths)} pictures of {name}; put one there, {stem}.png say.")
         decoded = open_image(paths[0])
@@ -47,6 +48,15 @@ class ExternalPeer:
                 )
             )
         return PeerResult(self.name, self.sizes[stem], decoded, None, "as given", None, None, None)
+
+    def digest(self, name: str) -> str:
+        """Another one when the picture or the size of the photo `name` is another."""
+        stem = Path(name).with_suffix("").as_posix()
+        contents = [str(self.sizes.get(stem)).encode(), *(path.read_bytes() for path in self._pictures(stem))]
+        return hashlib.sha256(b" ".join(contents)).hexdigest()
+
+    def _pictures(self, stem: str) -> list[Path]:
+        return [path for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
 
 
 def load_external(name: str, folder: Path) -> ExternalPeer:
