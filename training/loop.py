@@ -20,7 +20,7 @@ from diffusers.optimization import SchedulerType, get_scheduler
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
-from rsic_diffusers.bitstream import DEFAULT_MAX_SIDE
+from rsic_diffusers.bitstream import DEFAULT_MAX_SIDE, write_file
 
 
 # Options that a resumed run may change. All but max_train_steps leave the weights as they would have been; that one
@@ -102,7 +102,7 @@ def make_accelerator(args, find_unused_parameters=False) -> Accelerator:
             raise SystemExit(f"The run in {output_dir} had other settings ({was}); repeat them, or start a new run.")
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n")
+        write_file(path, (json.dumps(settings, indent=2) + "\n").encode())
     accelerator.wait_for_everyone()
     return accelerator
 
