@@ -1,7 +1,7 @@
 """The MS-COCO subset, from a small COCO folder made here: masks and shares drawn independently of pycocotools."""
 
 import json
-import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -196,7 +196,7 @@ def test_links_where_it_can_and_copies_where_not(coco, run, tmp_path, monkeypatc
     def refuse(*args, **kwargs):
         raise OSError("Invalid cross-device link")
 
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(pathlib.Path, "hardlink_to", refuse)
     run()
     copy, photo = tmp_path / "subset" / name, coco.folder / "val2017" / name
     assert not copy.samefile(photo) and copy.read_bytes() == photo.read_bytes()
