@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .bitstream import DEFAULT_MAX_SIDE, Bitstream, reduced_size, write_file
+from .bitstream import DEFAULT_MAX_SIDE, Bitstream, write_file
 
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -416,8 +416,6 @@ def run_inspect(args) -> None:
 
 
 def run_demo(args) -> None:
-    from PIL import Image
-
     from .images import open_image
 
     output = Path(args.output)
@@ -433,12 +431,6 @@ def run_demo(args) -> None:
         image = open_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
         caption = caption or "a woman in a navy uniform and cap in front of a flag"
         boxes = boxes or [(150, 40, 370, 310)]
-    if max(image.size) > DEFAULT_MAX_SIDE:
-        height, width = reduced_size(image.height, image.width, DEFAULT_MAX_SIDE)
-        print(f"The photo has {image.width} x {image.height} pixels; everything here is done at {width} x {height}.")
-        across, down = width / image.width, height / image.height
-        boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in boxes]
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
     encoder, decoder = _load("RSICEncoderPipeline", args), _load("RSICDecoderPipeline", args)
     decoder.set_progress_bar_config(disable=False)
 

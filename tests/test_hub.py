@@ -224,8 +224,9 @@ PUBLISH = [sys.executable, "-W", "ignore", Path(__file__).parent.parent / "train
 
 
 def test_publish_makes_a_repo_that_loads(base, encoder, tmp_path):
-    command = [*PUBLISH, "--hsvlc", FULL / "hsvlc", "--base", base, "--output", tmp_path / "repo"]
-    subprocess.run([*command, "--dry-run"], check=True)
+    # A base that is a folder, named from its own place, is found from every other.
+    command = [*PUBLISH, "--hsvlc", FULL / "hsvlc", "--base", base.name, "--output", tmp_path / "repo"]
+    subprocess.run([*command, "--dry-run"], check=True, cwd=base.parent)
     decoder = RSICDecoderPipeline.from_pretrained(tmp_path / "repo")
     assert decoder.hsvlc.fingerprint == encoder.hsvlc.fingerprint
     assert decoder.scheduler.config.num_recurrence_steps == 8  # the paper's

@@ -65,7 +65,7 @@ def read_photos(photos, min_side, max_side):
     Args:
         photos (`list[tuple[Path | BinaryIO, str]]`): What `list_photos` gives.
         min_side (`int`): Of the short side, in pixels; goes before `max_side`.
-        max_side (`int`): Of the long side. The encoder codes nothing larger either.
+        max_side (`int`): Of the long side; the encoder has one too.
 
     Yields:
         `tuple[np.ndarray, str]`: (H, W, 3) uint8 array and label. Unreadable photos are named, skipped and counted;

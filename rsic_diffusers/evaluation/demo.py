@@ -1,5 +1,8 @@
 """The sheet that `rsic demo` saves."""
 
+from PIL import Image
+
+from ..bitstream import DEFAULT_MAX_SIDE, reduced_size
 from .equal_size import pair_at_equal_size
 from .metrics import psnr
 from .peers import best_standard_codec
@@ -8,6 +11,17 @@ from .sheet import draw_box, make_sheet
 
 # Faithful, but not at any price: the point is to show a small file.
 REFERRING_WEIGHT = 6 / 7
+
+
+def reduce(image, boxes):
+    """A large photo, and its boxes, at the size that is coded: the search through other codecs would take minutes."""
+    if max(image.size) <= DEFAULT_MAX_SIDE:
+        return image, boxes
+    height, width = reduced_size(image.height, image.width, DEFAULT_MAX_SIDE)
+    print(f"The photo has {image.width} x {image.height} pixels; everything here is done at {width} x {height}.")
+    across, down = width / image.width, height / image.height
+    boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in boxes]
+    return image.resize((width, height), Image.Resampling.LANCZOS), boxes
 
 
 def make_demo_sheet(encoder, decoder, image, boxes, caption, make_generator):
@@ -20,6 +34,7 @@ def make_demo_sheet(encoder, decoder, image, boxes, caption, make_generator):
         caption (`str`, *optional*).
         make_generator (`Callable`): Gives the noise generator of each decoding, or None.
     """
+    image, boxes = reduce(image, boxes)
     referring, even = pair_at_equal_size(encoder, image, boxes, REFERRING_WEIGHT, caption)
     print(f"referring mode: {len(referring.bitstream)} bytes {referring.breakdown}")
     print(f"global mode:    {len(even.bitstream)} bytes {even.breakdown}")

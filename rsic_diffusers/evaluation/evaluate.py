@@ -370,6 +370,7 @@ class Evaluation:
 
     @staticmethod
     def _message(error, where) -> str:
+        """What went wrong in one line, said at once as well."""
         message = " ".join(f"{error}".split()) or type(error).__name__
         tqdm.write(f"{where}: {message}", file=sys.stderr)
         return message

@@ -34,7 +34,7 @@ class ExternalPeer:
         """
         if name is None:
             raise ValueError(f"{self.name} is read from {self.folder} by the photo's file name; give `name`.")
-        stem = Path(name).with_suffix("").as_posix()
+        stem = _stem(name)
         if stem not in self.sizes:
             raise ValueError(f"The sizes in {self.folder} have no entry for {name}; add its bytes.")
         paths = self._pictures(stem)
@@ -51,7 +51,7 @@ class ExternalPeer:
 
     def digest(self, name: str) -> str:
         """Another one when the picture or the size of the photo `name` is another."""
-        stem = Path(name).with_suffix("").as_posix()
+        stem = _stem(name)
         contents = [str(self.sizes.get(stem)).encode(), *(path.read_bytes() for path in self._pictures(stem))]
         return hashlib.sha256(b" ".join(contents)).hexdigest()
 
@@ -82,13 +82,17 @@ def load_external(name: str, folder: Path) -> ExternalPeer:
         raise ValueError(f"{folder} has no sizes.csv or sizes.json; put one there, with the bytes of each file.")
     expected = f"{path} must give a whole number of bytes above 0 for each file, once"
     try:
-        entries = [(Path(file).with_suffix("").as_posix(), int(str(num_bytes))) for file, num_bytes in read(path)]
+        entries = [(_stem(file), int(str(num_bytes))) for file, num_bytes in read(path)]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{expected}, and cannot be read so ({error}); mend it.") from None
     sizes = dict(entries)
     if not sizes or len(sizes) < len(entries) or min(sizes.values()) < 1:
         raise ValueError(f"{expected}, and has {len(entries)} entries for {len(sizes)} photos; mend it.")
     return ExternalPeer(name, folder, sizes)
+
+
+def _stem(name: str) -> str:
+    return Path(name).with_suffix("").as_posix()
 
 
 def _read_json(path):
