@@ -8,9 +8,11 @@ PHOTOS is a folder of photos; with an `annotations.json` in it, a list of {"file
 (x0, y0, x1, y1) of width and height, the codecs are also measured over referring maps. Every photo is coded at its
 native size to real streams, with M = k/7 everywhere (k = 0 to 7) and with M = k/7 in the box over a background of 0
 (k = 1 to 7). Rates are bits of the code stream and of the map for each pixel, the file's header and caption left out.
-The error is that of the latents, a mean over all elements, and for referring maps also over those inside the box; PSNR
-is the VAE's picture of the decoded latents. BD-rate is the Bjontegaard difference of the first codec to each of the
-others: how many percent fewer (-) or more (+) bits it needs for the same latent error.
+The error is that of the latents, a mean over all elements, and over those inside the box; PSNR is that of the VAE's
+picture of the decoded latents, and of "the VAE alone" that of its picture of the latents themselves. BD-rate is the
+Bjontegaard difference of the first codec to each of the others, and inside the box of referring to constant M: how
+many percent fewer (-) or more (+) bits it needs for the same latent error; BD-PSNR, how many dB more it has for the
+same bits.
 
 Needs the extra: pip install "rsic-diffusers[evaluation]"
 """
@@ -45,6 +47,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 STEPS = 7
 PARTS = ("map", "f0", "f1", "f2", "f3")
+PROCESSOR = VaeImageProcessor(do_resize=False)
 
 
 def parse_args():
@@ -93,31 +96,36 @@ def measure(codec: HSVLC, latents, weight_map, box) -> tuple[dict, torch.Tensor]
     return row, decoded
 
 
-def measure_all(photos, codecs, vae, args) -> list[dict]:
-    rows = []
-    processor = VaeImageProcessor(do_resize=False)
+@torch.no_grad()
+def picture_quality(vae, latents, image, box) -> dict:
+    """PSNR of the VAE's picture of some latents."""
+    picture = PROCESSOR.postprocess(decode_latents(vae, latents, (image.height, image.width)))[0]
+    return {"psnr": psnr(picture, image), "psnr inside": psnr(picture, image, box) if box else np.nan}
+
+
+def measure_all(photos, codecs, vae, args) -> tuple[list[dict], list[dict]]:
+    """A row for each photo, codec and map; and for each photo one of the VAE alone."""
+    rows, vae_rows = [], []
     for photo in tqdm(photos, desc="Photos"):
         image = photo.open()
         box = photo.pixel_box(image.size)
         with torch.no_grad():
-            latents = encode_image(vae, processor.preprocess(image).to(args.device))
+            latents = encode_image(vae, PROCESSOR.preprocess(image).to(args.device))
         size = (image.height, image.width)
         maps = [("constant", k, WeightMap.constant(k / STEPS, *size)) for k in range(STEPS + 1)]
         if box:
             demands = [Demand(box=box, weight=k / STEPS) for k in range(1, STEPS + 1)]
             maps += [("referring", k, make_weight_map(*size, [one])) for k, one in enumerate(demands, 1)]
+        if not args.no_psnr:
+            vae_rows.append(picture_quality(vae, latents, image, box))
         for codec_name, codec in codecs.items():
             for kind, k, weight_map in maps:
-                row, decoded = measure(codec, latents, weight_map, box if kind == "referring" else None)
+                row, decoded = measure(codec, latents, weight_map, box)
                 for part in ("bits", *PARTS):
                     row["bpp" if part == "bits" else part] = row.pop(part) / (size[0] * size[1])
-                if not args.no_psnr:
-                    with torch.no_grad():
-                        picture = processor.postprocess(decode_latents(vae, decoded, size))[0]
-                    row["psnr"] = psnr(picture, image)
-                    row["psnr inside"] = psnr(picture, image, box) if kind == "referring" else np.nan
+                row |= {} if args.no_psnr else picture_quality(vae, decoded, image, box)
                 rows.append({"photo": photo.name, "codec": codec_name, "maps": kind, "k": k, **row})
-    return rows
+    return rows, vae_rows
 
 
 def mean_curve(rows, codec, kind) -> dict[str, np.ndarray]:
@@ -128,17 +136,51 @@ def mean_curve(rows, codec, kind) -> dict[str, np.ndarray]:
     return {figure: np.array([np.mean([r[figure] for r in rows if r["k"] == k]) for k in steps]) for figure in figures}
 
 
-def bd_rate(curve, anchor, error: str) -> float:
-    """Bjontegaard difference in percent of bits at equal latent error (as 10 log10 of its inverse, in dB), of mean
-    curves; NaN where they do not overlap, or one is not monotone."""
-    quality, anchor_quality = (-10 * np.log10(one[error]) for one in (curve, anchor))
+def bjontegaard_difference(difference, curve, anchor, figure: str) -> float:
+    """`bjontegaard.bd_rate` (percent) or `bd_psnr` (dB) of mean curves, errors taken as 10 log10 of their inverse; NaN
+    where the curves do not overlap, or one is not monotone."""
+    quality, anchor_quality = (
+        one[figure] if figure.startswith("psnr") else -10 * np.log10(one[figure]) for one in (curve, anchor)
+    )
     try:
-        return bjontegaard.bd_rate(
+        return difference(
             anchor["bpp"], anchor_quality, curve["bpp"], quality, method="akima", require_matching_points=False,
             min_overlap=0,
         )  # fmt: skip
     except ValueError:
         return float("nan")
+
+
+def against_the_others(curves, codecs, kinds) -> list[str]:
+    """What the first codec saves, a line each."""
+    lines = []
+    first, *others = codecs
+    for other in others:
+        for kind in kinds:
+            for error in ["mse"] + ["mse inside"] * (kind == "referring"):
+                saved = bjontegaard_difference(bjontegaard.bd_rate, curves[first, kind], curves[other, kind], error)
+                lines.append(f"BD-rate of {first} to {other}, {kind} M, latent {error}: {saved:+.1f} %")
+    return lines
+
+
+def against_constant_maps(rows, codec) -> list[str]:
+    """What referring saves and gains inside the box, over the photos that have one; a line each."""
+    rows = [row for row in rows if not np.isnan(row["mse inside"])]
+    pair = [mean_curve(rows, codec, kind) for kind in ("referring", "constant")]
+    saved = bjontegaard_difference(bjontegaard.bd_rate, *pair, "mse inside")
+    lines = [f"BD-rate of referring to constant M, {codec}, latent mse inside: {saved:+.1f} %"]
+    for figure, what in (("mse inside", "latents"), ("psnr inside", "pictures")):
+        if figure in pair[0]:
+            gain = bjontegaard_difference(bjontegaard.bd_psnr, *pair, figure)
+            lines.append(f"BD-PSNR of referring to constant M, {codec}, {what} inside: {gain:+.2f} dB")
+    return lines
+
+
+def of_the_vae(rows) -> str:
+    """What the codecs' pictures could reach, in a line."""
+    line = f"The VAE alone: PSNR {np.mean([row['psnr'] for row in rows]):.2f} dB"
+    in_boxes = [row["psnr inside"] for row in rows if not np.isnan(row["psnr inside"])]
+    return line + (f", {np.mean(in_boxes):.2f} dB inside the box" if in_boxes else "")
 
 
 def as_table(curve) -> str:
@@ -185,7 +227,7 @@ def main():
         check_latent_space(vae, codec)
     args.output.mkdir(parents=True, exist_ok=True)
 
-    rows = measure_all(photos, codecs, vae, args)
+    rows, vae_rows = measure_all(photos, codecs, vae, args)
     with open(args.output / "results.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -195,12 +237,11 @@ def main():
     text = []
     for (codec, kind), curve in curves.items():
         text.append(f"### {codec}, {kind} M\n\n{as_table(curve)}\n")
-    first = next(iter(codecs))
-    for codec in list(codecs)[1:]:
-        for kind in kinds:
-            for error in ["mse"] + ["mse inside"] * (kind == "referring"):
-                change = bd_rate(curves[first, kind], curves[codec, kind], error)
-                text.append(f"BD-rate of {first} to {codec}, {kind} M, latent {error}: {change:+.1f} %\n")
+    lines = [of_the_vae(vae_rows)] if vae_rows else []
+    lines += against_the_others(curves, codecs, kinds)
+    for codec in codecs if "referring" in kinds else []:
+        lines += against_constant_maps(rows, codec)
+    text += [f"{line}\n" for line in lines]
     (args.output / "table.md").write_text("\n".join(text))
     plot(curves, args.output / "curve.png")
     print("\n".join(text))
