@@ -130,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     decode.add_argument("--batch-size", type=int, default=1, help="of a folder, pictures of one size at once (1)")
     decode.add_argument(
         "--preset",
-        help="paper (450 UNet evaluations, exactly the paper's), balanced (at most 50), fast (at most 18); default: "
+        help="paper (450 UNet evaluations, exactly the paper's), balanced (at most 50), fast (at most 7); default: "
         "the model's own",
     )
     decode.add_argument("--steps", type=int, help="diffusion steps T")

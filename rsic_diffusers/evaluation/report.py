@@ -124,7 +124,7 @@ def plot_curves(means: list[dict], path: Path) -> None:
             points = sorted((mean["bpp"], mean[name]) for mean in means if mean["method"] == method and name in mean)
             axis.plot(*(zip(*points) if points else ([], [])), "o-", markersize=3.5, linewidth=1.2, label=method)
         better = "higher" if metric.higher_is_better else "lower"
-        axis.set(xscale="log", xlabel="bpp", ylabel=metric.label, title=f"{metric.label} ({better} is better)")
+        axis.set(xscale="log", xlabel="bpp", ylabel=metric.label, title=f"{better} is better")
         axis.grid(True, which="both", alpha=0.3)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.set_layout_engine("constrained")
