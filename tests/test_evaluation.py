@@ -34,6 +34,44 @@ def test_half_the_bits_are_half_the_bits():
     ]
 
 
+def test_the_box_alone_is_measured_against_the_cut(photo):
+    """With a codec that adds a known error to every pixel."""
+    from types import SimpleNamespace
+
+    from rsic_diffusers.evaluation.box_alone import as_table, compare
+
+    class File(bytes):
+        pass
+
+    image = Image.fromarray(np.asarray(photo) // 2)
+    box = (150.2, 40.0, 370.4, 310.0)
+    asked = []
+
+    def encoder(picture, box=None, target_bytes=None, **arguments):
+        asked.append((picture.size, box, target_bytes, arguments))
+        file = File(500 if target_bytes is None else int(target_bytes))
+        file.picture, file.error = picture, 4 if box else 16 if picture.size == image.size else 2
+        return SimpleNamespace(bitstream=file)
+
+    def decoder(file, num_inference_steps):
+        assert num_inference_steps == 0
+        array = np.asarray(file.picture).astype(int)
+        if file.picture.size == image.size:  # far off outside the box, which must not count
+            array[:40], array[310:] = 255, 255
+        return SimpleNamespace(images=[Image.fromarray((array + file.error).clip(0, 255).astype(np.uint8))])
+
+    row = compare(encoder, decoder, image, box, weight=0.8, caption="a woman")
+    assert [entry[0] for entry in asked] == [(512, 600), (512, 600), (220, 270)]
+    assert asked[0][3] == {"weight": 0.8, "caption": "a woman"} and asked[2][3] == {"caption": "a woman"}
+    assert asked[0][2] is None and asked[1][2] == asked[2][2] == pytest.approx(505)
+    expected = {"referring": 4, "global": 16, "alone": 2}
+    for name, error in expected.items():
+        assert row[f"{name} psnr"] == pytest.approx(20 * np.log10(255 / error))
+    assert row["share"] == pytest.approx(220 * 270 / (512 * 600))
+    last = as_table({"a": row, "b": {**row, "alone psnr": row["alone psnr"] + 2}}).splitlines()[-1]
+    assert last.endswith("| 36.09 | 24.05 | 43.11 | +12.04 | +19.06 |")
+
+
 def test_frechet_distance_equals_scipys_matrix_root():
     from scipy.linalg import sqrtm
 

@@ -35,7 +35,7 @@ def make_demo_sheet(encoder, decoder, image, boxes, caption, make_generator):
         make_generator (`Callable`): Gives the noise generator of each decoding, or None.
     """
     image, boxes = reduce(image, boxes)
-    referring, even = pair_at_equal_size(encoder, image, boxes, REFERRING_WEIGHT, caption)
+    referring, even = pair_at_equal_size(encoder, image, boxes, REFERRING_WEIGHT, caption=caption)
     print(f"referring mode: {len(referring.bitstream)} bytes {referring.breakdown}")
     print(f"global mode:    {len(even.bitstream)} bytes {even.breakdown}")
     standard = best_standard_codec(image, len(referring.bitstream))

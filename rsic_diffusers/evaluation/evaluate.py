@@ -61,7 +61,8 @@ class Evaluation:
             need no download.
         referring_model (`str`, *optional*): Finds the photos' phrases; without one their masks or boxes are referred
             to. What is measured stays the latter.
-        max_side (`int`, *optional*), device, dtype (`torch.dtype`): As the pipelines take them.
+        max_side (`int`, *optional*), refinement_steps (`int`), device, dtype (`torch.dtype`): As the pipelines take
+            them.
         seed (`int`, *optional*): Of the decoder's noise; by default the file's own.
     """
 
@@ -78,6 +79,7 @@ class Evaluation:
     metrics: list[str] | None = None
     referring_model: str | None = None
     max_side: int | None = DEFAULT_MAX_SIDE
+    refinement_steps: int = 0
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
     seed: int | None = None
@@ -174,6 +176,7 @@ class Evaluation:
                 "codec": one.hsvlc.fingerprint.hex(),
                 "dtype": str(self.dtype),
                 "max_side": self.max_side,
+                "refinement_steps": self.refinement_steps,
                 "referring_model": self.referring_model,
                 "photo": [photo.checksum(), photo.caption, photo.phrase, photo.box],
             }
@@ -186,7 +189,11 @@ class Evaluation:
         if encoding == "global" and self.has_regions and num_bytes is None:
             raise ValueError("The file of referring mode, whose size it takes, was not made.")
         image = photo.open()
-        common = {"caption": "" if encoding == "without GDE" else photo.caption, "max_side": self.max_side}
+        common = {
+            "caption": "" if encoding == "without GDE" else photo.caption,
+            "max_side": self.max_side,
+            "refinement_steps": self.refinement_steps,
+        }
         figures = {}
         if num_bytes is not None:  # many tries, whose time says nothing
             out = encode_at_size(encoder, image, num_bytes, **common)

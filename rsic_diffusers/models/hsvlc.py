@@ -237,8 +237,9 @@ class HSVLC(ModelMixin, ConfigMixin):
                 or what `condition` made of it.
             quantization (`str`): "ste" rounds, with the gradient passed straight through; "none" does not round
                 (C as a smooth function).
-            return_bits (`bool`): Also estimate the rate, with the priors in floating point. In training mode it is
-                always estimated, with uniform noise in place of rounding, which is what training minimises.
+            return_bits (`bool`): Also estimate the rate, with the priors in floating point, differentiably too. In
+                training mode it is always estimated, with uniform noise in place of rounding, which is what training
+                minimises.
             finest (`torch.Tensor` of shape (B,), *optional*): Leave out the codes finer than f_finest, whatever M
                 says; training does so to part of a batch.
 
@@ -266,7 +267,7 @@ class HSVLC(ModelMixin, ConfigMixin):
             if finest is not None:
                 gate = gate & (finest >= i).view(-1, 1, 1, 1)
             if self.training or return_bits:
-                symbols = residual + torch.rand_like(residual) - 0.5 if self.training else torch.round(residual)
+                symbols = residual + torch.rand_like(residual) - 0.5 if self.training else round_ste(residual)
                 bits.append(gaussian_bits(symbols.float(), self.tables.scale(index.float())) * gate)
             rounded = round_ste(residual) if quantization == "ste" else residual
             codes = mean + rounded * gate

@@ -26,13 +26,14 @@ from ..description.text_coding import encode_caption
 from ..hub import FromPretrainedMixin
 from ..images import to_rgb
 from ..models.hsvlc import HSVLC
-from ..referring.budget import fit_budget
-from ..referring.demands import Demand, check_levels, check_weight, collect_demands, make_weight_map
+from ..referring.budget import MAX_ENCODES, fit_budget
+from ..referring.demands import Demand, check_levels, check_weight, collect_demands, make_weight_map, weigh_pixels
 from ..referring.heat_maps import PhraseNotFoundError, heat_map, min_max
 from ..referring.weight_map import WeightMap
 from .base_model import check_latent_space
 from .latents import encode_image, resize
 from .pipeline_output import RSICEncoderOutput
+from .refinement import refine_latents
 
 
 logger = logging.get_logger(__name__)
@@ -98,6 +99,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         max_side=DEFAULT_MAX_SIDE,
         caption_bytes=60,
         caption_codec="auto",
+        refinement_steps=0,
     ) -> list[Demand]:
         """Check the arguments of `__call__` for one photo, as far as that can be done without it.
 
@@ -131,6 +133,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         if not (isinstance(caption_bytes, Integral) and caption_bytes >= 0):
             raise ValueError(f"caption_bytes must be a whole number from 0 up, got {caption_bytes!r}.")
         encode_caption("", caption_codec)  # refuses an unknown codec
+        if not (isinstance(refinement_steps, Integral) and refinement_steps >= 0):
+            raise ValueError(f"refinement_steps must be a whole number from 0 up, got {refinement_steps!r}.")
         if caption is not None:
             self._check_caption(caption)
         elif self.captioner is not None:
@@ -209,8 +213,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         picture = self.image_processor.postprocess(image)[0]
         return min_max(heat_map(self.referring_model, self.tokenizer, picture, phrase, must_be_found))
 
-    def _weight_map(self, image, demands, coded_size, weight, background, levels, must_be_found) -> WeightMap:
-        """M for one photo; phrases that must be found and are not are left out, with a warning."""
+    def _weigh(self, image, demands, coded_size, weight, background, levels, must_be_found, refines):
+        """M for one photo, and what `weigh_pixels` adds to it; phrases that must be found and are not are left out,
+        with a warning."""
         heat_maps, found = {}, []
         for demand in demands:
             try:
@@ -220,8 +225,10 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             except PhraseNotFoundError as error:
                 logger.warning(f"{error} It is left out.")
         if not found:
-            return WeightMap.constant(max((demand.weight for demand in demands), default=weight), *coded_size)
-        return make_weight_map(*image.shape[-2:], found, background, levels, coded_size, heat_maps.get)
+            weight = max((demand.weight for demand in demands), default=weight)
+            return WeightMap.constant(weight, *coded_size), np.ones(coded_size)
+        arguments = (*image.shape[-2:], found, background, levels, coded_size, heat_maps.get)
+        return weigh_pixels(*arguments) if refines else (make_weight_map(*arguments), None)
 
     @torch.no_grad()
     def __call__(
@@ -242,6 +249,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         max_side: int | None = 768,
         caption_bytes: int = 60,
         caption_codec: str = "auto",
+        refinement_steps: int = 0,
         return_dict: bool = True,
     ) -> RSICEncoderOutput | tuple:
         """Encode a photo, or a list of photos.
@@ -275,6 +283,10 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             caption_bytes (`int`): Most coded bytes of a caption by the captioner (the paper's take about 60); it is
                 held to what the text encoder reads, too.
             caption_codec (`str`): "auto", "dictionary", "zlib", "brotli" or "raw".
+            refinement_steps (`int`): Steps by which the latents are refined to the pixels that matter
+                before they are coded, see `refine_latents`; each takes a forward and a backward pass through codec
+                and VAE decoder. 8 are much better than none, and more hardly better than 8. With a budget, each try
+                takes them. 0 codes the VAE's latents as they are.
 
         Returns:
             [`RSICEncoderOutput`], or a tuple of its values.
@@ -306,6 +318,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             "max_side": max_side,
             "caption_bytes": caption_bytes,
             "caption_codec": caption_codec,
+            "refinement_steps": refinement_steps,
         }
         demands = [self.check_arguments(*own, **shared) for own in zip(captions, *asked)]
         captions = ["" if one is None and self.captioner is None else one for one in captions]
@@ -316,48 +329,66 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         sizes = [tuple(tensor.shape[-2:]) for tensor in tensors]
         coded_sides = [self._coded_side(*size, max_side) for size in sizes]
         coded_sizes = [reduced_size(*size, side) for size, side in zip(sizes, coded_sides)]
-        weight_maps = [
-            self._weight_map(tensor, asked_for, coded_size, weight, background, levels, fallback == "global")
-            for tensor, asked_for, coded_size in zip(tensors, demands, coded_sizes)
+        weighed = [
+            self._weigh(
+                tensor, asked, coded_size, weight, background, levels, fallback == "global", refinement_steps > 0
+            )
+            for tensor, asked, coded_size in zip(tensors, demands, coded_sizes)
         ]
 
         results = []
         is_short = partial(self._is_short, caption_bytes=caption_bytes, caption_codec=caption_codec)
-        for i in self.progress_bar(range(len(images))):
-            height, width = sizes[i]
-            # 3. Photo to caption, where it brings none
-            if captions[i] is None:
-                captions[i] = describe(self.captioner, self.image_processor.postprocess(tensors[i])[0], is_short)
+        has_budget = target_bytes is not None or target_bpp is not None
+        work = max(refinement_steps, 1) * (MAX_ENCODES if has_budget else 1)
+        with self.progress_bar(total=work * len(images)) as progress_bar:
+            for i, (weight_map, importance) in enumerate(weighed):
+                height, width = sizes[i]
+                # 3. Photo to caption, where it brings none
+                if captions[i] is None:
+                    captions[i] = describe(self.captioner, self.image_processor.postprocess(tensors[i])[0], is_short)
 
-            # 4. Photo to latents, z_0
-            vae_input = resize(tensors[i], coded_sizes[i]).to(self._execution_device, self.vae.dtype)
-            latents = encode_image(self.vae, vae_input)  # (1, 4, ceil(H/8), ceil(W/8))
+                # 4. Photo to latents, z_0
+                vae_input = resize(tensors[i], coded_sizes[i]).to(self._execution_device, self.vae.dtype)
+                analysed = encode_image(self.vae, vae_input)  # (1, 4, ceil(H/8), ceil(W/8))
 
-            def encode(weight_map, i=i, latents=latents.to(self.hsvlc.dtype)):
-                # 5. Latents to codes, by M
-                values = torch.from_numpy(weight_map.values)[None, None]
-                codes, bits = self.hsvlc.compress(latents, values, return_bits=True)
+                def encode(weight_map, i=i, vae_input=vae_input, analysed=analysed, importance=importance):
+                    # 5. Latents to codes, by M
+                    values = torch.from_numpy(weight_map.values)[None, None]
+                    latents = analysed.to(self.hsvlc.dtype)
+                    if refinement_steps:
+                        latents = refine_latents(
+                            self.vae,
+                            self.hsvlc,
+                            vae_input,
+                            latents,
+                            values,
+                            importance,
+                            refinement_steps,
+                            progress_bar.update,
+                        )
+                    codes, bits = self.hsvlc.compress(latents, values, return_bits=True)
 
-                # 6. All parts to a file
-                file = Bitstream(
-                    *sizes[i][::-1],
-                    weight_map,
-                    captions[i],
-                    codes,
-                    self.hsvlc.fingerprint,
-                    coded_sides[i],
-                    caption_codec=caption_codec,
-                )
-                breakdown = file.breakdown()
-                breakdown.update(_share_bytes(breakdown.pop("codes"), bits))
-                return file.to_bytes(), breakdown, weight_map.values
+                    # 6. All parts to a file
+                    file = Bitstream(
+                        *sizes[i][::-1],
+                        weight_map,
+                        captions[i],
+                        codes,
+                        self.hsvlc.fingerprint,
+                        coded_sides[i],
+                        caption_codec=caption_codec,
+                    )
+                    breakdown = file.breakdown()
+                    breakdown.update(_share_bytes(breakdown.pop("codes"), bits))
+                    return file.to_bytes(), breakdown, weight_map.values
 
-            budget = target_bytes if target_bpp is None else target_bpp * height * width / 8
-            if budget is None:
-                data, breakdown, values = encode(weight_maps[i])
-            else:
-                data, breakdown, values = fit_budget(weight_maps[i], encode, budget)
-            results.append((data, 8 * len(data) / (height * width), breakdown, captions[i], values, images[i]))
+                if has_budget:
+                    budget = target_bytes if target_bpp is None else target_bpp * height * width / 8
+                    data, breakdown, values = fit_budget(weight_map, encode, budget)
+                else:
+                    data, breakdown, values = encode(weight_map)
+                results.append((data, 8 * len(data) / (height * width), breakdown, captions[i], values, images[i]))
+                progress_bar.update(work * (i + 1) - progress_bar.n)
 
         columns = tuple(list(column) for column in zip(*results)) if is_list else results[0]
         self.maybe_free_model_hooks()

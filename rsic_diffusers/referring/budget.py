@@ -82,8 +82,6 @@ def fit_budget(wanted: WeightMap, encode: Callable[[WeightMap], tuple], target_b
                 high, high_excess, moved = guess, excess, "high"
             if high > top:
                 guess = top
-            elif wanted.levels == 1:
-                guess = (low + high) // 2  # 256 steps are halved in time, whatever the rate does
             else:
                 aim = loads[low] + (loads[high] - loads[low]) * low_excess / (low_excess - high_excess)
                 guess = int(np.clip(np.searchsorted(loads, aim), low + 1, high - 1))

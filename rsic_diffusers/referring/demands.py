@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..images import open_image, to_rgb
-from .weight_map import WeightMap, grid_size, pool_to_grid
+from .weight_map import WeightMap, expand_to_pixels, grid_size, largest_on_grid, pool_to_grid
 
 
 LAMBDA_GROWTH = 6  # of HSVLC's lambda(M) = c exp(6 M)
@@ -132,6 +132,44 @@ def make_weight_map(
             ours = demand.weight + np.log(coverage) / LAMBDA_GROWTH
         values = np.maximum(values, ours)
     return WeightMap.quantize(np.clip(values, 0, 1), levels)
+
+
+def weigh_pixels(
+    height: int,
+    width: int,
+    demands: list[Demand],
+    background: float = 0.0,
+    levels: int = 8,
+    coded_size: tuple[int, int] | None = None,
+    locate: Callable[[str], np.ndarray] | None = None,
+) -> tuple[WeightMap, np.ndarray]:
+    """M and, finer than its cells, how much the error of each pixel counts; for an encoder that refines the latents.
+
+    Such an encoder can leave out what nobody asked for within a cell, so here a cell has the weight of what is wanted
+    most in it, however little of the cell that is. (The heat map of a phrase has no border, and counts as in
+    `make_weight_map`.)
+
+    Args:
+        As for `make_weight_map`.
+
+    Returns:
+        `tuple[WeightMap, np.ndarray]`: M, and of the coded size the importance exp(6 (m - M)) of a pixel whose own
+        weight is m: 1 for those by which their cell has its M, less for others.
+    """
+    check_weight("background", background)
+    check_levels(levels)
+    coded_size = coded_size or (height, width)
+    wanted = np.full(coded_size, float(background))
+    for demand in demands:
+        if demand.phrase is not None:
+            values = make_weight_map(height, width, [demand], 0.0, levels, coded_size, locate).values
+            ours = expand_to_pixels(values, *coded_size)
+        else:
+            ours = np.where(_region(demand, height, width, coded_size) > 0, demand.weight, 0.0)
+        wanted = np.maximum(wanted, ours)
+    largest = largest_on_grid(wanted)
+    importance = np.exp(LAMBDA_GROWTH * (wanted - expand_to_pixels(largest, *coded_size)))
+    return WeightMap.quantize(largest, levels), importance
 
 
 def read_demands(path) -> dict[str, dict]:

@@ -54,3 +54,15 @@ def pool_to_grid(coverage: np.ndarray) -> np.ndarray:
     heights = np.minimum(CELL_PIXELS, height - np.arange(0, height, CELL_PIXELS))
     widths = np.minimum(CELL_PIXELS, width - np.arange(0, width, CELL_PIXELS))
     return sums / np.outer(heights, widths)
+
+
+def largest_on_grid(values: np.ndarray) -> np.ndarray:
+    """Largest value of a (H, W) array in each cell."""
+    height, width = values.shape
+    rows = np.maximum.reduceat(values, np.arange(0, height, CELL_PIXELS), axis=0)
+    return np.maximum.reduceat(rows, np.arange(0, width, CELL_PIXELS), axis=1)
+
+
+def expand_to_pixels(cells: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The grid's values at each of `height` x `width` pixels."""
+    return cells.repeat(CELL_PIXELS, axis=0).repeat(CELL_PIXELS, axis=1)[:height, :width]

@@ -1,0 +1,97 @@
+"""What referring to a box can gain at most: files that hold nothing but the box.
+
+    python -m rsic_diffusers.evaluation.box_alone PHOTOS
+
+PHOTOS is a folder with an `annotations.json` that holds boxes, as `rsic evaluate` takes it. Each photo is coded in
+referring mode, in global mode with as many bytes, and cut to its box with as many bytes: all of the file is then spent
+on the box, none on a background or a map. No referring mode of the same codec has more to give than that, but for what
+the box's surroundings tell. Pictures are the codec's alone, without diffusion; PSNR is that inside the box.
+"""
+
+import argparse
+
+import numpy as np
+from diffusers.utils import logging as diffusers_logging
+from tqdm import tqdm
+
+from .. import RSICDecoderPipeline, RSICEncoderPipeline
+from ..bitstream import MIN_SIDE
+from .equal_size import encode_at_size, pair_at_equal_size
+from .metrics import psnr
+from .photos import read_photos
+
+
+def parse_args(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", metavar="PHOTOS")
+    parser.add_argument("--model", default="rsic-tiny")
+    parser.add_argument("--weight", type=float, default=6 / 7, help="M in the box, in referring mode (6/7)")
+    parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="refinement steps of the encoder (0)")
+    parser.add_argument("--limit", type=int, help="only the first photos")
+    return parser.parse_args(arguments)
+
+
+def compare(encoder, decoder, image, box, **arguments) -> dict[str, float]:
+    """Share of the picture that the box covers, and bytes and PSNR inside it of the three files.
+
+    Args:
+        image (`PIL.Image.Image`).
+        box: (x0, y0, x1, y1) in pixels; cut out at the nearest whole ones.
+        arguments (weight, caption, ...): As the encoder takes them.
+    """
+    x0, y0, x1, y1 = whole = tuple(int(round(side)) for side in box)
+    cut = image.crop(whole)
+    pair = pair_at_equal_size(encoder, image, box, **arguments)
+    num_bytes = len(pair[0].bitstream)
+    alone = encode_at_size(encoder, cut, num_bytes, **{key: arguments[key] for key in arguments if key != "weight"})
+    row = {"share": (x1 - x0) * (y1 - y0) / (image.width * image.height)}
+    for name, out in zip(("referring", "global", "alone"), (*pair, alone)):
+        picture = decoder(out.bitstream, num_inference_steps=0).images[0]
+        row[f"{name} bytes"] = len(out.bitstream)
+        row[f"{name} psnr"] = psnr(picture, cut) if name == "alone" else psnr(picture, image, box)
+    return row
+
+
+def as_table(rows: dict[str, dict]) -> str:
+    mean = {key: np.mean([row[key] for row in rows.values()]) for key in next(iter(rows.values()))}
+    lines = [
+        "| photo | box | bytes, referring | global | box alone | PSNR inside, referring | global | box alone "
+        "| gain of referring | of the box alone |",
+        "|---|" + "---:|" * 9,
+    ]
+    for name, row in {**rows, "**mean**": mean}.items():
+        sizes = [f"{row[f'{kind} bytes']:.0f}" for kind in ("referring", "global", "alone")]
+        quality = [f"{row[f'{kind} psnr']:.2f}" for kind in ("referring", "global", "alone")]
+        gains = [f"{row[f'{kind} psnr'] - row['global psnr']:+.2f}" for kind in ("referring", "alone")]
+        lines.append("| " + " | ".join([name, f"{100 * row['share']:.0f} %", *sizes, *quality, *gains]) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments=None):
+    args = parse_args(arguments)
+    try:
+        photos = [photo for photo in read_photos(args.photos, limit=args.limit) if photo.box]
+    except ValueError as error:
+        raise SystemExit(f"{error}") from None
+    if not photos:
+        raise SystemExit(f"{args.photos} holds no photo with a box; name boxes in its annotations.json.")
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    pipelines = [one.from_pretrained(args.model) for one in (RSICEncoderPipeline, RSICDecoderPipeline)]
+    for pipeline in pipelines:
+        pipeline.set_progress_bar_config(disable=True)
+    rows = {}
+    for photo in tqdm(photos, desc="Photos"):
+        image = photo.open()
+        box = photo.pixel_box(image.size)
+        if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE + 1:
+            print(f"{photo.name} is left out: what is coded alone must have sides of more than {MIN_SIDE} pixels.")
+            continue
+        arguments = {"weight": args.weight, "caption": photo.caption, "refinement_steps": args.refine}
+        rows[photo.name] = compare(*pipelines, image, box, **arguments)
+    if rows:
+        print(as_table(rows))
+
+
+if __name__ == "__main__":
+    main()

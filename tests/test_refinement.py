@@ -1,0 +1,177 @@
+"""Refinement of the latents before they are coded: what it minimises, and what that is good for."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rsic_diffusers import Bitstream, Demand, RSICEncoderPipeline
+from rsic_diffusers.cli import main
+from rsic_diffusers.evaluation.metrics import psnr
+from rsic_diffusers.pipelines.latents import decode_latents, encode_image
+from rsic_diffusers.pipelines.refinement import refine_latents
+from rsic_diffusers.referring.demands import make_weight_map, weigh_pixels
+
+
+BOX = (50, 20, 150, 140)
+
+
+def importance_by_hand(height, width, boxes, background=0.0):
+    """M and importance, pixel by pixel; boxes are (x0, y0, x1, y1, weight) with whole corners."""
+    wanted = np.full((height, width), background)
+    for x0, y0, x1, y1, weight in boxes:
+        for y in range(y0, y1):
+            for x in range(x0, x1):
+                wanted[y, x] = max(wanted[y, x], weight)
+    cells = np.zeros((-(-height // 64), -(-width // 64)))
+    for y in range(height):
+        for x in range(width):
+            cells[y // 64, x // 64] = max(cells[y // 64, x // 64], wanted[y, x])
+    importance = np.empty((height, width))
+    for y in range(height):
+        for x in range(width):
+            importance[y, x] = np.exp(6 * (wanted[y, x] - cells[y // 64, x // 64]))
+    return cells, importance
+
+
+def test_weights_of_pixels_and_cells_by_hand():
+    boxes = [(50, 20, 150, 140, 6 / 7), (120, 0, 130, 70, 3 / 7)]
+    cells, importance = importance_by_hand(165, 203, boxes, background=1 / 7)
+    demands = [Demand(box=box[:4], weight=box[4]) for box in boxes]
+    weight_map, ours = weigh_pixels(165, 203, demands, background=1 / 7)
+    np.testing.assert_allclose(weight_map.values, cells, atol=1e-6)
+    np.testing.assert_allclose(ours, importance, rtol=1e-9)
+    assert ours.max() == 1 and ours.min() == pytest.approx(np.exp(6 * (1 / 7 - 6 / 7)))
+    # A sliver of a cell is enough.
+    sliver, _ = weigh_pixels(165, 203, [Demand(box=(60, 60, 64.5, 100))])
+    np.testing.assert_array_equal(sliver.values, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+
+
+def test_of_a_phrase_all_pixels_of_a_cell_count_alike():
+    heat = np.linspace(0, 1, 12).reshape(3, 4)
+    demand = [Demand(phrase="the cap", weight=0.8)]
+    weight_map, importance = weigh_pixels(165, 203, demand, locate=lambda _: heat)
+    np.testing.assert_array_equal(weight_map.cells, make_weight_map(165, 203, demand, locate=lambda _: heat).cells)
+    np.testing.assert_array_equal(importance, 1)
+
+
+def cost(encoder, latents, weight_map, importance, image):
+    """Bits and weighed errors, lambda(M) = 0.12 exp(6 M), an error of pixels being worth 14 times one of latents."""
+    height, width = image.shape[-2:]
+    output = encoder.hsvlc(latents, weight_map, return_bits=True)
+    picture = decode_latents(encoder.vae, output.sample, (height, width))
+    error = ((picture - image) ** 2).mean(dim=1)[0]
+    cells = F.interpolate(weight_map, scale_factor=64, mode="nearest")[0, 0, :height, :width]
+    pixels = torch.from_numpy(importance).float() * 0.12 * torch.exp(6 * cells)
+    return sum(bits.sum() for bits in output.bits) + 14 * (pixels * error).sum() / 64
+
+
+def test_one_step_goes_down_the_gradient(encoder, small_photo, photo_latents):
+    image = encoder.image_processor.preprocess(small_photo)
+    cells, importance = importance_by_hand(165, 203, [(*BOX, 6 / 7)])
+    weight_map = torch.from_numpy(cells).float()[None, None]
+    ours = refine_latents(encoder.vae, encoder.hsvlc, image, photo_latents, weight_map, importance, 1)
+
+    # In the cells that the box covers in part, positions of 8 x 8 pixels of which it has none start from what the
+    # codec makes of them at M = 0. The one cell that it covers wholly keeps its M.
+    least = torch.zeros_like(weight_map)
+    least[..., 1, 1] = 6 / 7
+    with torch.no_grad():
+        without = encoder.hsvlc(photo_latents, least).sample
+    start = photo_latents.clone()
+    for i in range(21):
+        for j in range(26):
+            if importance[8 * i : 8 * i + 8, 8 * j : 8 * j + 8].max() < 1:
+                start[..., i, j] = without[..., i, j]
+    start.requires_grad_()
+    (gradient,) = torch.autograd.grad(cost(encoder, start, weight_map, importance, image), start)
+    expected = (start - 0.09 * gradient / gradient.square().mean().sqrt()).detach()
+    np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("asked", [{"box": BOX, "weight": 6 / 7}, {"weight": 0.6}], ids=["referring", "global"])
+def test_refined_files_are_better_at_no_more_bytes(encoder, decoder, small_photo, asked):
+    plain = encoder(small_photo, **asked, refinement_steps=0).bitstream
+    refined = encoder(small_photo, **asked, refinement_steps=8, target_bytes=len(plain)).bitstream
+    pictures = [decoder(data, num_inference_steps=0).images[0] for data in (plain, refined)]
+    assert len(refined) <= len(plain)
+    region = asked.get("box")
+    before, after = (psnr(picture, small_photo, region) for picture in pictures)
+    assert after > before + 0.2
+
+
+def test_a_border_cell_spends_no_bits_on_what_was_not_asked_for(encoder, small_photo):
+    # Of the cell 0..64 x 64..128 only the lower right quarter is asked for.
+    out = encoder(small_photo, box=(32, 96, 64, 128), weight=1.0, refinement_steps=4)
+    file = Bitstream.from_bytes(out.bitstream)
+    np.testing.assert_array_equal(out.weight_map, [[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+    weight_map = torch.from_numpy(out.weight_map)[None, None]
+    finest = encoder.hsvlc.decode_symbols(file.codes, weight_map, (21, 26))[3].abs()
+    asked, elsewhere = finest[:, 6:8, 2:4], finest[:, 4:6, 0:2]  # at half the latents' size
+    assert asked.float().mean() > 4 * elsewhere.float().mean()
+
+
+def test_a_reduced_photo_is_refined_at_its_coded_size(encoder, decoder, photo):
+    box = (150, 40, 370, 310)
+    out = encoder(photo, box=box, max_side=256, refinement_steps=2)
+    expected, _ = weigh_pixels(600, 512, [Demand(box=box)], coded_size=Bitstream.from_bytes(out.bitstream).coded_size)
+    np.testing.assert_array_equal(out.weight_map, expected.values)
+    assert decoder(out.bitstream, num_inference_steps=0).images[0].size == photo.size
+
+
+def test_half_precision_refines_as_well(small_photo):
+    photo = small_photo.crop((60, 20, 124, 84))
+    encoders = [
+        RSICEncoderPipeline.from_pretrained("rsic-tiny", dtype=dtype) for dtype in (torch.float32, torch.bfloat16)
+    ]
+    for one in encoders:
+        one.set_progress_bar_config(disable=True)
+    full, half = (one(photo, box=(0, 0, 40, 64), refinement_steps=2) for one in encoders)
+    assert len(half.bitstream) == pytest.approx(len(full.bitstream), rel=0.1)
+    decoded = []
+    for out in (full, half):
+        file = Bitstream.from_bytes(out.bitstream)
+        latents = encoders[0].hsvlc.decompress(file.codes, torch.from_numpy(out.weight_map)[None, None], (8, 8))
+        decoded.append(latents)
+    with torch.no_grad():
+        z = encode_image(encoders[0].vae, encoders[0].image_processor.preprocess(photo))
+    errors = [(latents - z)[..., :5].square().mean().item() for latents in decoded]
+    assert errors[1] == pytest.approx(errors[0], rel=0.2)
+
+
+def test_progress_is_one_step_at_a_time(encoder, small_photo, monkeypatch):
+    seen = []
+
+    class Bar:
+        n = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def update(self, amount=1):
+            self.n += amount
+            seen.append(self.n)
+
+    monkeypatch.setattr(encoder, "progress_bar", lambda total: seen.append(f"of {total}") or Bar())
+    encoder([small_photo] * 2, weight=[0.3, 0.3][0], refinement_steps=2)
+    assert seen == ["of 4", 1, 2, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, "4"])
+def test_refinement_steps_must_be_a_count(encoder, small_photo, steps):
+    with pytest.raises(ValueError, match="refinement_steps must be a whole number"):
+        encoder(small_photo, refinement_steps=steps)
+
+
+def test_command_line_refines(tmp_path, small_photo, encoder, capsys):
+    small_photo.save(tmp_path / "photo.png")
+    box = ",".join(map(str, BOX))
+    command = ["encode", str(tmp_path / "photo.png"), "-o", str(tmp_path / "photo.rsic"), "--box", box]
+    assert main([*command, "--refine", "2"]) == 0
+    same = encoder(small_photo, box=BOX, refinement_steps=2).bitstream
+    assert (tmp_path / "photo.rsic").read_bytes() == same
+    assert main([*command, "--refine", "-2"]) == 2
+    assert "refinement_steps must be a whole number" in capsys.readouterr().err
