@@ -120,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="STEPS",
-        help="spend time on fidelity where it matters: so many steps that refine what is coded (0; 4 to 8 pay)",
+        help="spend time on a better picture of as many bytes: steps that refine what is coded (0; 4 do most of it)",
     )
     encode.set_defaults(run=run_encode)
 

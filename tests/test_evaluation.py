@@ -72,6 +72,36 @@ def test_the_box_alone_is_measured_against_the_cut(photo):
     assert last.endswith("| 36.09 | 24.05 | 43.11 | +12.04 | +19.06 |")
 
 
+def test_the_box_alone_of_a_folder(small_photo, encoder, decoder, tmp_path, capsys):
+    import json
+
+    from rsic_diffusers.evaluation import box_alone
+
+    small_photo.save(tmp_path / "one.png")
+    small_photo.save(tmp_path / "two.png")
+    box = (50, 20, 150, 140)
+    fractions = [side / of for side, of in zip(box, 2 * small_photo.size)]
+    annotations = [
+        {"file": "one.png", "caption": "a woman", "box": fractions},
+        {"file": "two.png", "box": [0.2, 0.2, 0.4, 0.9]},  # 41 pixels wide
+    ]
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
+    box_alone.main([str(tmp_path), "--weight", "0.7"])
+    printed = capsys.readouterr().out
+    assert "two.png is left out" in printed
+    row, mean = printed.splitlines()[-2:]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert [cell.strip() for cell in mean.strip("|").split("|")][1:] == cells[1:]
+    assert cells[:2] == ["one.png", f"{100 * 100 * 120 / (203 * 165):.0f} %"]
+    out = encoder(small_photo, box=box, weight=0.7, caption="a woman")
+    assert cells[2] == str(len(out.bitstream))
+    picture = decoder(out.bitstream, num_inference_steps=0).images[0]
+    assert float(cells[5]) == pytest.approx(psnr(picture, small_photo, box), abs=0.01)
+    sizes = [int(cell) for cell in cells[2:5]]
+    assert max(sizes) - min(sizes) <= 0.05 * sizes[0]
+    assert float(cells[9]) == pytest.approx(float(cells[7]) - float(cells[6]), abs=0.011)
+
+
 def test_frechet_distance_equals_scipys_matrix_root():
     from scipy.linalg import sqrtm
 

@@ -56,14 +56,14 @@ def test_of_a_phrase_all_pixels_of_a_cell_count_alike():
 
 
 def cost(encoder, latents, weight_map, importance, image):
-    """Bits and weighed errors, lambda(M) = 0.12 exp(6 M), an error of pixels being worth 14 times one of latents."""
+    """Bits and weighed errors, lambda(M) = 0.12 exp(6 M), an error of pixels being worth 12 times one of latents."""
     height, width = image.shape[-2:]
     output = encoder.hsvlc(latents, weight_map, return_bits=True)
     picture = decode_latents(encoder.vae, output.sample, (height, width))
     error = ((picture - image) ** 2).mean(dim=1)[0]
     cells = F.interpolate(weight_map, scale_factor=64, mode="nearest")[0, 0, :height, :width]
     pixels = torch.from_numpy(importance).float() * 0.12 * torch.exp(6 * cells)
-    return sum(bits.sum() for bits in output.bits) + 14 * (pixels * error).sum() / 64
+    return sum(bits.sum() for bits in output.bits) + 12 * (pixels * error).sum() / 64
 
 
 def test_one_step_goes_down_the_gradient(encoder, small_photo, photo_latents):

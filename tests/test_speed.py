@@ -246,9 +246,9 @@ def test_a_compiled_step_is_profiled_whole(decoder, files, monkeypatch):
 
 def test_the_benchmark_prints_a_row_for_each_preset(capsys):
     size = ["--size", "128", "128", "--repeats", "1", "--num_inference_steps", "4", "--num_recurrence_steps", "2"]
-    benchmark.main(["--preset", "default", "paper", "--channels_last", *size])
+    benchmark.main(["--preset", "default", "paper", "--channels_last", "--refinement_steps", "2", *size])
     printed = capsys.readouterr().out
-    assert "VAE encode" in printed and "HSVLC compress" in printed
+    assert "encode, 2 refinement steps" in printed and "VAE encode" in printed and "HSVLC compress" in printed
     header, _, *rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
     default, paper = (dict(zip(header, row, strict=True)) for row in rows)
     assert (default["preset"], paper["preset"]) == ("default", "paper")

@@ -44,6 +44,7 @@ def parse_args(arguments=None):
     parser.add_argument("--num_recurrence_steps", type=int, help="in place of every preset's, for a shorter run")
     parser.add_argument("--batch_size", type=int, default=1, help="files decoded together")
     parser.add_argument("--size", type=int, nargs=2, default=(512, 384), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--refinement_steps", type=int, default=0, help="also time encoding with so many (0: do not)")
     parser.add_argument("--repeats", type=int, default=5, help="of what is measured outside decoding")
     args = parser.parse_args(arguments)
     if "all" in args.preset:
@@ -118,19 +119,25 @@ def main(arguments=None):
     size = "{} x {}".format(*args.size)
     manner = ", channels last" * args.channels_last + ", compiled" * args.compile
     print(f"{model}, {size}, {args.device} ({name}), {args.dtype}{manner}, torch {torch.__version__}")
-    seconds, out = timed(
-        lambda: encoder(image, caption="a woman in a navy uniform", box=box, max_side=None), args.repeats
-    )
-    print(f"encode               {seconds:8.3f} s  ({len(out.bitstream)} bytes)")
+
+    def encode(**arguments):
+        return encoder(image, caption="a woman in a navy uniform", box=box, max_side=None, **arguments)
+
+    if args.refinement_steps:
+        seconds, out = timed(lambda: encode(refinement_steps=args.refinement_steps), args.repeats)
+        name = f"encode, {args.refinement_steps} refinement steps"
+        print(f"{name:27s}{seconds:8.3f} s  ({len(out.bitstream)} bytes)")
+    seconds, out = timed(encode, args.repeats)
+    print(f"encode                     {seconds:8.3f} s  ({len(out.bitstream)} bytes)")
 
     file = Bitstream.from_bytes(out.bitstream)
     weight_map = torch.from_numpy(file.weight_map.values)[None, None]
     with torch.no_grad():
         tensor = encoder.image_processor.preprocess(image).to(args.device, getattr(torch, args.dtype))
         part, latents = timed(lambda: encode_image(encoder.vae, tensor), args.repeats)
-        print(f"  VAE encode         {part:8.3f} s")
+        print(f"  VAE encode               {part:8.3f} s")
         part, _ = timed(lambda: encoder.hsvlc.compress(latents, weight_map), args.repeats)
-        print(f"  HSVLC compress     {part:8.3f} s")
+        print(f"  HSVLC compress           {part:8.3f} s")
 
     print(f"decode, {args.batch_size} file(s) together:\n")
     profiles = {}

@@ -9,6 +9,7 @@ the box's surroundings tell. Pictures are the codec's alone, without diffusion; 
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 from diffusers.utils import logging as diffusers_logging
@@ -23,7 +24,7 @@ from .photos import read_photos
 
 def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", metavar="PHOTOS")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS")
     parser.add_argument("--model", default="rsic-tiny")
     parser.add_argument("--weight", type=float, default=6 / 7, help="M in the box, in referring mode (6/7)")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="refinement steps of the encoder (0)")

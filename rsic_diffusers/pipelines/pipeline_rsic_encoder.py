@@ -284,9 +284,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 held to what the text encoder reads, too.
             caption_codec (`str`): "auto", "dictionary", "zlib", "brotli" or "raw".
             refinement_steps (`int`): Steps by which the latents are refined to the pixels that matter
-                before they are coded, see `refine_latents`; each takes a forward and a backward pass through codec
-                and VAE decoder. 8 are much better than none, and more hardly better than 8. With a budget, each try
-                takes them. 0 codes the VAE's latents as they are.
+                before they are coded, see `refine_latents`: better pictures of as many bytes. Each takes a forward and
+                a backward pass through codec and VAE decoder, and with a budget each try takes them all; 4 bring most
+                of what 8 do. 0 codes what the VAE gives.
 
         Returns:
             [`RSICEncoderOutput`], or a tuple of its values.

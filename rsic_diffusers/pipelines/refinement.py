@@ -14,8 +14,8 @@ from .latents import decode_latents
 
 # HSVLC is trained to R + lambda(M) x the latents' squared error, lambda(M) = 0.12 exp(6 M), in bits per position of
 # the latents. A latents' error of rsic-tiny is worth 7 (M = 0) to 17 (M = 6/7) times the error that it adds to the
-# picture (values in [-1, 1]); with 14, refined files keep their size to a few percent.
-PIXEL_LAMBDA = 0.12 * 14
+# picture (values in [-1, 1]); with 12, refined files keep about their size.
+PIXEL_LAMBDA = 0.12 * 12
 # Root mean square of the first of n steps, times sqrt(n), in units of the latents (whose variance is about 1); later
 # ones get smaller. Half and twice as much, momentum and Adam were no better or worse, by five of the dev photos.
 STEP_SIZE = 0.09
