@@ -120,7 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="STEPS",
-        help="spend time on a better picture of as many bytes: steps that refine what is coded (0; 4 do most of it)",
+        help="spend time on fidelity where it matters, for about as many bytes: steps that refine what is coded (0; 4 "
+        "do most of it)",
     )
     encode.set_defaults(run=run_encode)
 
@@ -297,6 +298,7 @@ def run_encode(args) -> int:
         raise ValueError(f"{args.demands} does not speak of {name}; it names {', '.join(listed)}.")
     image = open_image(args.photo)
     encoder = _load("RSICEncoderPipeline", args)
+    encoder.set_progress_bar_config(disable=not args.refine)
     out = encoder(image, **_asked_of(name, asked, listed))
     out.save(output)
     parts = ", ".join(f"{name} {size}" for name, size in out.breakdown.items())

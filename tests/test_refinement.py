@@ -3,74 +3,87 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from rsic_diffusers import Bitstream, Demand, RSICEncoderPipeline
 from rsic_diffusers.cli import main
 from rsic_diffusers.evaluation.metrics import psnr
+from rsic_diffusers.pipelines import refinement
 from rsic_diffusers.pipelines.latents import decode_latents, encode_image
 from rsic_diffusers.pipelines.refinement import refine_latents
+from rsic_diffusers.referring.budget import move_weights
 from rsic_diffusers.referring.demands import make_weight_map, weigh_pixels
+from rsic_diffusers.referring.weight_map import WeightMap
 
 
 BOX = (50, 20, 150, 140)
 
 
-def importance_by_hand(height, width, boxes, background=0.0):
-    """M and importance, pixel by pixel; boxes are (x0, y0, x1, y1, weight) with whole corners."""
-    wanted = np.full((height, width), background)
+def weights_by_hand(height, width, boxes, background=0.0):
+    """M and the pixels' weights; boxes are (x0, y0, x1, y1, weight) with whole corners."""
+    weights = np.full((height, width), background)
     for x0, y0, x1, y1, weight in boxes:
         for y in range(y0, y1):
             for x in range(x0, x1):
-                wanted[y, x] = max(wanted[y, x], weight)
+                weights[y, x] = max(weights[y, x], weight)
     cells = np.zeros((-(-height // 64), -(-width // 64)))
     for y in range(height):
         for x in range(width):
-            cells[y // 64, x // 64] = max(cells[y // 64, x // 64], wanted[y, x])
-    importance = np.empty((height, width))
-    for y in range(height):
-        for x in range(width):
-            importance[y, x] = np.exp(6 * (wanted[y, x] - cells[y // 64, x // 64]))
-    return cells, importance
+            cells[y // 64, x // 64] = max(cells[y // 64, x // 64], weights[y, x])
+    return cells, weights
 
 
 def test_weights_of_pixels_and_cells_by_hand():
     boxes = [(50, 20, 150, 140, 6 / 7), (120, 0, 130, 70, 3 / 7)]
-    cells, importance = importance_by_hand(165, 203, boxes, background=1 / 7)
+    cells, weights = weights_by_hand(165, 203, boxes, background=1 / 7)
     demands = [Demand(box=box[:4], weight=box[4]) for box in boxes]
     weight_map, ours = weigh_pixels(165, 203, demands, background=1 / 7)
     np.testing.assert_allclose(weight_map.values, cells, atol=1e-6)
-    np.testing.assert_allclose(ours, importance, rtol=1e-9)
-    assert ours.max() == 1 and ours.min() == pytest.approx(np.exp(6 * (1 / 7 - 6 / 7)))
-    # A sliver of a cell is enough.
+    np.testing.assert_allclose(ours, weights, atol=1e-9)
+    # A sliver of a cell is enough, but not a rounding error.
     sliver, _ = weigh_pixels(165, 203, [Demand(box=(60, 60, 64.5, 100))])
     np.testing.assert_array_equal(sliver.values, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    exact, _ = weigh_pixels(165, 203, [Demand(box=(10, 10, 64 + 1e-13, 64 + 1e-13))])
+    np.testing.assert_array_equal(exact.values, [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 
-def test_of_a_phrase_all_pixels_of_a_cell_count_alike():
+def test_a_budget_moves_the_weights_with_the_map():
+    demands = [Demand(box=(0, 0, 64, 64), weight=6 / 7), Demand(box=(64, 0, 90, 30), weight=3 / 7)]
+    wanted, weights = weigh_pixels(128, 128, demands)
+    np.testing.assert_array_equal(wanted.cells, [[6, 3], [0, 0]])
+
+    def moved(cells):
+        values = move_weights(weights, wanted, WeightMap(np.array(cells, np.uint8), 8))
+        return np.round(7 * values[[0, 0, 40, 100], [0, 70, 100, 0]], 5).tolist()  # box, box, beside it, background
+
+    assert moved([[6, 3], [0, 0]]) == [6, 3, 0, 0]
+    assert moved([[7, 5], [2, 2]]) == [7, 5, 2, 2]  # raised by 2, the first clipped
+    assert moved([[4, 1], [0, 0]]) == [4, 1, 0, 0]  # lowered by 2, the background clipped
+    assert moved([[7, 7], [7, 7]]) == [7, 7, 7, 7]
+
+
+def test_of_a_phrase_all_pixels_of_a_cell_weigh_alike():
     heat = np.linspace(0, 1, 12).reshape(3, 4)
     demand = [Demand(phrase="the cap", weight=0.8)]
-    weight_map, importance = weigh_pixels(165, 203, demand, locate=lambda _: heat)
+    weight_map, weights = weigh_pixels(165, 203, demand, locate=lambda _: heat)
     np.testing.assert_array_equal(weight_map.cells, make_weight_map(165, 203, demand, locate=lambda _: heat).cells)
-    np.testing.assert_array_equal(importance, 1)
+    for y, x in ((0, 0), (70, 100), (164, 202)):
+        assert weights[y, x] == pytest.approx(weight_map.values[y // 64, x // 64])
 
 
-def cost(encoder, latents, weight_map, importance, image):
-    """Bits and weighed errors, lambda(M) = 0.12 exp(6 M), an error of pixels being worth 12 times one of latents."""
-    height, width = image.shape[-2:]
+def cost(encoder, latents, weight_map, weights, image):
+    """Bits and weighed errors, lambda(m) = 0.12 exp(6 m), an error of pixels being worth 12 times one of latents."""
     output = encoder.hsvlc(latents, weight_map, return_bits=True)
-    picture = decode_latents(encoder.vae, output.sample, (height, width))
+    picture = decode_latents(encoder.vae, output.sample, image.shape[-2:])
     error = ((picture - image) ** 2).mean(dim=1)[0]
-    cells = F.interpolate(weight_map, scale_factor=64, mode="nearest")[0, 0, :height, :width]
-    pixels = torch.from_numpy(importance).float() * 0.12 * torch.exp(6 * cells)
+    pixels = 0.12 * torch.exp(6 * torch.from_numpy(weights).float())
     return sum(bits.sum() for bits in output.bits) + 12 * (pixels * error).sum() / 64
 
 
 def test_one_step_goes_down_the_gradient(encoder, small_photo, photo_latents):
     image = encoder.image_processor.preprocess(small_photo)
-    cells, importance = importance_by_hand(165, 203, [(*BOX, 6 / 7)])
+    cells, weights = weights_by_hand(165, 203, [(*BOX, 6 / 7)])
     weight_map = torch.from_numpy(cells).float()[None, None]
-    ours = refine_latents(encoder.vae, encoder.hsvlc, image, photo_latents, weight_map, importance, 1)
+    ours = refine_latents(encoder.vae, encoder.hsvlc, image, photo_latents, weight_map, weights, 1)
 
     # In the cells that the box covers in part, positions of 8 x 8 pixels of which it has none start from what the
     # codec makes of them at M = 0. The one cell that it covers wholly keeps its M.
@@ -81,11 +94,16 @@ def test_one_step_goes_down_the_gradient(encoder, small_photo, photo_latents):
     start = photo_latents.clone()
     for i in range(21):
         for j in range(26):
-            if importance[8 * i : 8 * i + 8, 8 * j : 8 * j + 8].max() < 1:
+            cell = weights[i // 8 * 64 : i // 8 * 64 + 64, j // 8 * 64 : j // 8 * 64 + 64]
+            if cell.max() > weights[8 * i : 8 * i + 8, 8 * j : 8 * j + 8].max() == cell.min():
                 start[..., i, j] = without[..., i, j]
     start.requires_grad_()
-    (gradient,) = torch.autograd.grad(cost(encoder, start, weight_map, importance, image), start)
-    expected = (start - 0.09 * gradient / gradient.square().mean().sqrt()).detach()
+    before = cost(encoder, start, weight_map, weights, image)
+    (gradient,) = torch.autograd.grad(before, start)
+    pixels = np.exp(6 * weights)
+    size = 0.09 * np.sqrt(pixels.mean() / pixels.max())
+    expected = (start - size * gradient / gradient.square().mean().sqrt()).detach()
+    assert cost(encoder, expected, weight_map, weights, image) < before  # else the start would be the best
     np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-4)
 
 
@@ -98,6 +116,36 @@ def test_refined_files_are_better_at_no_more_bytes(encoder, decoder, small_photo
     region = asked.get("box")
     before, after = (psnr(picture, small_photo, region) for picture in pictures)
     assert after > before + 0.2
+
+
+def test_the_cost_never_rises(encoder, small_photo, photo_latents, monkeypatch):
+    monkeypatch.setattr(refinement, "STEP_SIZE", 3.0)  # far too long
+    image = encoder.image_processor.preprocess(small_photo)
+    weight_map, weights = torch.full((1, 1, 3, 4), 0.6), np.full((165, 203), 0.6)
+    for steps in (1, 3):
+        ours = refine_latents(encoder.vae, encoder.hsvlc, image, photo_latents, weight_map, weights, steps)
+        with torch.no_grad():
+            before, after = (cost(encoder, z, weight_map, weights, image) for z in (photo_latents, ours))
+        assert after <= before + 0.5
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_small_region_is_better_too(encoder, decoder, photo, steps):
+    box = (192, 128, 256, 192)  # one cell of eighty: the steps of its latents must not grow by that
+    plain, refined = (encoder(photo, box=box, refinement_steps=n).bitstream for n in (0, steps))
+    before, after = (psnr(decoder(one, num_inference_steps=0).images[0], photo, box) for one in (plain, refined))
+    assert len(refined) <= len(plain) + 4 and after > before + 0.2
+
+
+def test_a_budget_for_all_is_spent_on_all(encoder, decoder, photo):
+    picture = photo.crop((120, 20, 376, 276))
+    box = (40, 40, 150, 150)
+    out = encoder(picture, box=box, refinement_steps=4, target_bytes=100_000)
+    np.testing.assert_array_equal(out.weight_map, 1)
+    same = encoder(picture, weight=1.0, refinement_steps=4)
+    decoded = [decoder(one.bitstream, num_inference_steps=0).images[0] for one in (out, same)]
+    beside = (150, 128, 190, 190)  # in a cell of the box, but outside it
+    assert psnr(decoded[0], picture, beside) == pytest.approx(psnr(decoded[1], picture, beside), abs=0.3)
 
 
 def test_a_border_cell_spends_no_bits_on_what_was_not_asked_for(encoder, small_photo):
@@ -171,6 +219,7 @@ def test_command_line_refines(tmp_path, small_photo, encoder, capsys):
     box = ",".join(map(str, BOX))
     command = ["encode", str(tmp_path / "photo.png"), "-o", str(tmp_path / "photo.rsic"), "--box", box]
     assert main([*command, "--refine", "2"]) == 0
+    assert "2/2" in capsys.readouterr().err  # long work shows how far it is
     same = encoder(small_photo, box=BOX, refinement_steps=2).bitstream
     assert (tmp_path / "photo.rsic").read_bytes() == same
     assert main([*command, "--refine", "-2"]) == 2

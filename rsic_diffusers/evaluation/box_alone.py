@@ -16,7 +16,8 @@ from diffusers.utils import logging as diffusers_logging
 from tqdm import tqdm
 
 from .. import RSICDecoderPipeline, RSICEncoderPipeline
-from ..bitstream import MIN_SIDE
+from ..bitstream import DEFAULT_MAX_SIDE, MIN_SIDE
+from ..referring.demands import check_weight
 from .equal_size import encode_at_size, pair_at_equal_size
 from .metrics import psnr
 from .photos import read_photos
@@ -37,19 +38,19 @@ def compare(encoder, decoder, image, box, **arguments) -> dict[str, float]:
 
     Args:
         image (`PIL.Image.Image`).
-        box: (x0, y0, x1, y1) in pixels; cut out at the nearest whole ones.
+        box: (x0, y0, x1, y1) in pixels, rounded to whole ones.
         arguments (weight, caption, ...): As the encoder takes them.
     """
     x0, y0, x1, y1 = whole = tuple(int(round(side)) for side in box)
     cut = image.crop(whole)
-    pair = pair_at_equal_size(encoder, image, box, **arguments)
+    pair = pair_at_equal_size(encoder, image, whole, **arguments)
     num_bytes = len(pair[0].bitstream)
     alone = encode_at_size(encoder, cut, num_bytes, **{key: arguments[key] for key in arguments if key != "weight"})
     row = {"share": (x1 - x0) * (y1 - y0) / (image.width * image.height)}
     for name, out in zip(("referring", "global", "alone"), (*pair, alone)):
         picture = decoder(out.bitstream, num_inference_steps=0).images[0]
         row[f"{name} bytes"] = len(out.bitstream)
-        row[f"{name} psnr"] = psnr(picture, cut) if name == "alone" else psnr(picture, image, box)
+        row[f"{name} psnr"] = psnr(picture, cut) if name == "alone" else psnr(picture, image, whole)
     return row
 
 
@@ -71,6 +72,9 @@ def as_table(rows: dict[str, dict]) -> str:
 def main(arguments=None):
     args = parse_args(arguments)
     try:
+        check_weight("--weight", args.weight)
+        if args.refine < 0:
+            raise ValueError(f"--refine must be a whole number from 0 up, got {args.refine}.")
         photos = [photo for photo in read_photos(args.photos, limit=args.limit) if photo.box]
     except ValueError as error:
         raise SystemExit(f"{error}") from None
@@ -85,8 +89,11 @@ def main(arguments=None):
     for photo in tqdm(photos, desc="Photos"):
         image = photo.open()
         box = photo.pixel_box(image.size)
-        if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE + 1:
-            print(f"{photo.name} is left out: what is coded alone must have sides of more than {MIN_SIDE} pixels.")
+        if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE + 1 or max(image.size) > DEFAULT_MAX_SIDE:
+            print(
+                f"{photo.name} is left out: the box must have sides of more than {MIN_SIDE} pixels to be coded alone, "
+                f"and the photo of at most {DEFAULT_MAX_SIDE}, to be coded at the same size."
+            )
             continue
         arguments = {"weight": args.weight, "caption": photo.caption, "refinement_steps": args.refine}
         rows[photo.name] = compare(*pipelines, image, box, **arguments)

@@ -26,7 +26,7 @@ from ..description.text_coding import encode_caption
 from ..hub import FromPretrainedMixin
 from ..images import to_rgb
 from ..models.hsvlc import HSVLC
-from ..referring.budget import MAX_ENCODES, fit_budget
+from ..referring.budget import MAX_ENCODES, fit_budget, move_weights
 from ..referring.demands import Demand, check_levels, check_weight, collect_demands, make_weight_map, weigh_pixels
 from ..referring.heat_maps import PhraseNotFoundError, heat_map, min_max
 from ..referring.weight_map import WeightMap
@@ -214,8 +214,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         return min_max(heat_map(self.referring_model, self.tokenizer, picture, phrase, must_be_found))
 
     def _weigh(self, image, demands, coded_size, weight, background, levels, must_be_found, refines):
-        """M for one photo, and what `weigh_pixels` adds to it; phrases that must be found and are not are left out,
-        with a warning."""
+        """M for one photo, and if it is refined the weights of its pixels; phrases that must be found and are not are
+        left out, with a warning."""
         heat_maps, found = {}, []
         for demand in demands:
             try:
@@ -226,7 +226,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 logger.warning(f"{error} It is left out.")
         if not found:
             weight = max((demand.weight for demand in demands), default=weight)
-            return WeightMap.constant(weight, *coded_size), np.ones(coded_size)
+            return WeightMap.constant(weight, *coded_size), np.full(coded_size, weight)
         arguments = (*image.shape[-2:], found, background, levels, coded_size, heat_maps.get)
         return weigh_pixels(*arguments) if refines else (make_weight_map(*arguments), None)
 
@@ -284,9 +284,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 held to what the text encoder reads, too.
             caption_codec (`str`): "auto", "dictionary", "zlib", "brotli" or "raw".
             refinement_steps (`int`): Steps by which the latents are refined to the pixels that matter
-                before they are coded, see `refine_latents`: better pictures of as many bytes. Each takes a forward and
-                a backward pass through codec and VAE decoder, and with a budget each try takes them all; 4 bring most
-                of what 8 do. 0 codes what the VAE gives.
+                before they are coded, see `refine_latents`: better there for about as many bytes, worse right beside
+                it. Each takes a forward and a backward pass through codec and VAE decoder, with the memory of that,
+                and with a budget each try takes them all; 4 bring most of what 8 do. 0 codes what the VAE gives.
 
         Returns:
             [`RSICEncoderOutput`], or a tuple of its values.
@@ -341,7 +341,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         has_budget = target_bytes is not None or target_bpp is not None
         work = max(refinement_steps, 1) * (MAX_ENCODES if has_budget else 1)
         with self.progress_bar(total=work * len(images)) as progress_bar:
-            for i, (weight_map, importance) in enumerate(weighed):
+            for i, (wanted, weights) in enumerate(weighed):
                 height, width = sizes[i]
                 # 3. Photo to caption, where it brings none
                 if captions[i] is None:
@@ -351,7 +351,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 vae_input = resize(tensors[i], coded_sizes[i]).to(self._execution_device, self.vae.dtype)
                 analysed = encode_image(self.vae, vae_input)  # (1, 4, ceil(H/8), ceil(W/8))
 
-                def encode(weight_map, i=i, vae_input=vae_input, analysed=analysed, importance=importance):
+                def encode(weight_map, i=i, vae_input=vae_input, analysed=analysed, wanted=wanted, weights=weights):
                     # 5. Latents to codes, by M
                     values = torch.from_numpy(weight_map.values)[None, None]
                     latents = analysed.to(self.hsvlc.dtype)
@@ -362,7 +362,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                             vae_input,
                             latents,
                             values,
-                            importance,
+                            move_weights(weights, wanted, weight_map),
                             refinement_steps,
                             progress_bar.update,
                         )
@@ -384,9 +384,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
 
                 if has_budget:
                     budget = target_bytes if target_bpp is None else target_bpp * height * width / 8
-                    data, breakdown, values = fit_budget(weight_map, encode, budget)
+                    data, breakdown, values = fit_budget(wanted, encode, budget)
                 else:
-                    data, breakdown, values = encode(weight_map)
+                    data, breakdown, values = encode(wanted)
                 results.append((data, 8 * len(data) / (height * width), breakdown, captions[i], values, images[i]))
                 progress_bar.update(work * (i + 1) - progress_bar.n)
 

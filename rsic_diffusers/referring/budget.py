@@ -96,6 +96,13 @@ def fit_budget(wanted: WeightMap, encode: Callable[[WeightMap], tuple], target_b
     return max((result for result in tried.values() if len(result[0]) <= target_bytes), key=lambda one: len(one[0]))
 
 
+def move_weights(weights: np.ndarray, wanted: WeightMap, moved: WeightMap) -> np.ndarray:
+    """The pixels' weights, moved as a budget moved M from `wanted` to `moved`: by what the cells have moved that met
+    neither 0 nor 1, so that what was not asked for stays as far below what was."""
+    shifts = (moved.values - wanted.values).ravel()
+    return np.clip(weights + shifts[np.abs(shifts).argmax()], 0, 1)
+
+
 def _uniform_steps(wanted: WeightMap) -> np.ndarray:
     """The cells in the order in which they rise by one level, from 0 everywhere to L - 1 everywhere."""
     cells, top = wanted.cells.astype(int), wanted.levels - 1

@@ -143,7 +143,7 @@ def weigh_pixels(
     coded_size: tuple[int, int] | None = None,
     locate: Callable[[str], np.ndarray] | None = None,
 ) -> tuple[WeightMap, np.ndarray]:
-    """M and, finer than its cells, how much the error of each pixel counts; for an encoder that refines the latents.
+    """M and, finer than its cells, the weight of each pixel; for an encoder that refines the latents.
 
     Such an encoder can leave out what nobody asked for within a cell, so here a cell has the weight of what is wanted
     most in it, however little of the cell that is. (The heat map of a phrase has no border, and counts as in
@@ -153,23 +153,21 @@ def weigh_pixels(
         As for `make_weight_map`.
 
     Returns:
-        `tuple[WeightMap, np.ndarray]`: M, and of the coded size the importance exp(6 (m - M)) of a pixel whose own
-        weight is m: 1 for those by which their cell has its M, less for others.
+        `tuple[WeightMap, np.ndarray]`: M, and the weight of each pixel of the coded size, on the same levels.
     """
     check_weight("background", background)
     check_levels(levels)
     coded_size = coded_size or (height, width)
-    wanted = np.full(coded_size, float(background))
+    weights = np.full(coded_size, float(background))
     for demand in demands:
         if demand.phrase is not None:
             values = make_weight_map(height, width, [demand], 0.0, levels, coded_size, locate).values
             ours = expand_to_pixels(values, *coded_size)
         else:
-            ours = np.where(_region(demand, height, width, coded_size) > 0, demand.weight, 0.0)
-        wanted = np.maximum(wanted, ours)
-    largest = largest_on_grid(wanted)
-    importance = np.exp(LAMBDA_GROWTH * (wanted - expand_to_pixels(largest, *coded_size)))
-    return WeightMap.quantize(largest, levels), importance
+            # A box that ends at the border of a pixel may reach beyond it by a rounding error.
+            ours = np.where(_region(demand, height, width, coded_size) > 1e-6, demand.weight, 0.0)
+        weights = np.maximum(weights, ours)
+    return WeightMap.quantize(largest_on_grid(weights), levels), np.round(weights * (levels - 1)) / (levels - 1)
 
 
 def read_demands(path) -> dict[str, dict]:
