@@ -134,7 +134,7 @@ def test_an_interrupted_run_goes_on_and_metrics_can_be_added(run):
         assert (new["f_ssim"] == "") == (new["photo"] == "sub/c.png")
 
 
-def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo):
+def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo, encoder):
     folder = make_folder(tmp_path / "photos", photo)
     (folder / "annotations.json").unlink()  # global mode, in which M = 1 leaves diffusion nothing to do: quick
     command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs", "jpeg"]
@@ -149,6 +149,9 @@ def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo
         assert after[name]["psnr"] != before[name]["psnr"]
     data = (tmp_path / "out" / "files" / "global-1.000" / "a.png.rsic").read_bytes()
     assert int(after["global, fast"]["bytes"]) == len(data)
+    assert main([*command, "--refine", "2"]) == 0
+    refined = (tmp_path / "out" / "files" / "global-1.000" / "a.png.rsic").read_bytes()
+    assert refined == encoder(Image.open(folder / "a.png"), refinement_steps=2).bitstream != data
 
 
 def test_no_file_of_an_earlier_run_stands_for_one_that_failed(tmp_path, photo):

@@ -59,6 +59,7 @@ def test_a_budget_moves_the_weights_with_the_map():
     assert moved([[7, 5], [2, 2]]) == [7, 5, 2, 2]  # raised by 2, the first clipped
     assert moved([[4, 1], [0, 0]]) == [4, 1, 0, 0]  # lowered by 2, the background clipped
     assert moved([[7, 7], [7, 7]]) == [7, 7, 7, 7]
+    assert moved([[6, 3], [2, 2]]) == [6, 3, 2, 2]  # what was left of the budget went to the background
 
 
 def test_of_a_phrase_all_pixels_of_a_cell_weigh_alike():
@@ -204,7 +205,7 @@ def test_progress_is_one_step_at_a_time(encoder, small_photo, monkeypatch):
             seen.append(self.n)
 
     monkeypatch.setattr(encoder, "progress_bar", lambda total: seen.append(f"of {total}") or Bar())
-    encoder([small_photo] * 2, weight=[0.3, 0.3][0], refinement_steps=2)
+    encoder([small_photo] * 2, weight=0.3, refinement_steps=2)
     assert seen == ["of 4", 1, 2, 2, 3, 4, 4]
 
 

@@ -27,7 +27,7 @@ from loop import add_training_arguments, make_accelerator, train
 from photos import dataset_photos, list_photos, random_crop
 from weight_maps import random_weight_map
 
-from rsic_diffusers.models.hsvlc import CELL, HSVLC
+from rsic_diffusers.models.hsvlc import CELL, HSVLC, expand_to_latents
 from rsic_diffusers.pipelines.latents import decode_latents
 from rsic_diffusers.referring.demands import LAMBDA_GROWTH
 
@@ -99,9 +99,7 @@ def rate_distortion_loss(hsvlc, latents, weight_map, rate_lambda, finest):
     output = hsvlc(latents, weight_map, finest=finest)
     positions = latents.shape[-2] * latents.shape[-1]
     rate = sum(bits.sum(dim=(1, 2, 3)) for bits in output.bits) / positions
-    weight = (
-        (rate_lambda * torch.exp(LAMBDA_GROWTH * weight_map)).repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
-    )
+    weight = expand_to_latents(rate_lambda * torch.exp(LAMBDA_GROWTH * weight_map), latents.shape[-2:])
     error = (output.sample.float() - latents).square()
     distortion = (weight * error).mean(dim=(1, 2, 3))
     # lambda spans three orders of magnitude; without this, only high rates would be trained. The optimum of each

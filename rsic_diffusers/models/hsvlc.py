@@ -19,6 +19,11 @@ CELL = 8  # latent positions along the side of a cell of M (64 pixels)
 MAX_SYMBOL = 127  # about what the priors can take in: their activations are 16 bits in units of 1/256
 
 
+def expand_to_latents(cells: torch.Tensor, shape) -> torch.Tensor:
+    """What belongs to cells of M, (B, 1, rows, columns), at each position of latents of `shape` (height, width)."""
+    return cells.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)[..., : shape[0], : shape[1]]
+
+
 @dataclass
 class HSVLCOutput(BaseOutput):
     """

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..bitstream import Bitstream, BitstreamError
 from ..hub import FromPretrainedMixin
-from ..models.hsvlc import CELL, HSVLC
+from ..models.hsvlc import HSVLC, expand_to_latents
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler, draw_noise
 from .base_model import check_latent_space, check_stable_diffusion_1
 from .latents import decode_latents, resize
@@ -240,7 +240,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             raise BitstreamError(str(error)) from None
         coded = coded.to(device, torch.float32)  # (B, 4, h, w)
         weight_map = weight_map.to(device)
-        level_map = weight_map.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)[..., : shape[0], : shape[1]]
+        level_map = expand_to_latents(weight_map, shape)
         conditions = self.hsvlc.condition(weight_map, *shape)
 
         def codec(latents):

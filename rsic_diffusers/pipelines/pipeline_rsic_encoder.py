@@ -29,7 +29,7 @@ from ..models.hsvlc import HSVLC
 from ..referring.budget import MAX_ENCODES, fit_budget, move_weights
 from ..referring.demands import Demand, check_levels, check_weight, collect_demands, make_weight_map, weigh_pixels
 from ..referring.heat_maps import PhraseNotFoundError, heat_map, min_max
-from ..referring.weight_map import WeightMap
+from ..referring.weight_map import WeightMap, expand_to_pixels
 from .base_model import check_latent_space
 from .latents import encode_image, resize
 from .pipeline_output import RSICEncoderOutput
@@ -226,9 +226,17 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 logger.warning(f"{error} It is left out.")
         if not found:
             weight = max((demand.weight for demand in demands), default=weight)
-            return WeightMap.constant(weight, *coded_size), np.full(coded_size, weight)
-        arguments = (*image.shape[-2:], found, background, levels, coded_size, heat_maps.get)
-        return weigh_pixels(*arguments) if refines else (make_weight_map(*arguments), None)
+            weight_map = WeightMap.constant(weight, *coded_size)
+            return weight_map, expand_to_pixels(weight_map.values, *coded_size)
+        arguments = {
+            "background": background,
+            "levels": levels,
+            "coded_size": coded_size,
+            "locate": heat_maps.get,
+        }
+        if refines:
+            return weigh_pixels(*image.shape[-2:], found, **arguments)
+        return make_weight_map(*image.shape[-2:], found, **arguments), None
 
     @torch.no_grad()
     def __call__(

@@ -7,18 +7,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..models.hsvlc import CELL
+from ..models.hsvlc import CELL, expand_to_latents
 from ..referring.demands import LAMBDA_GROWTH
 from .latents import decode_latents
 
 
 # HSVLC is trained to R + lambda(M) x the latents' squared error, lambda(M) = 0.12 exp(6 M), in bits per position of
-# the latents. A latents' error of rsic-tiny is worth 7 (M = 0) to 17 (M = 6/7) times the error that it adds to the
-# picture (values in [-1, 1]); with 12, refined files keep about their size.
+# the latents. That error is, for rsic-tiny, 7 (M = 0) to 17 (M = 6/7) times the error that it adds to the picture
+# (values in [-1, 1]), by the README's table; with 12, refined files keep about their size.
 PIXEL_LAMBDA = 0.12 * 12
 # Root mean square of the first of n steps, times sqrt(n), in units of the latents (whose variance is about 1), where
-# M is constant; later ones get smaller. Half and twice as much, momentum and Adam were no better or worse, by five of
-# the dev photos.
+# M is constant; later ones get smaller. Of half as much, momentum and Adam none brought the cost further down, by five
+# of the dev photos.
 STEP_SIZE = 0.09
 
 
@@ -97,9 +97,5 @@ def _leave_out(hsvlc, latents, weights):
         return latents
     without = hsvlc(latents, least).sample
     at_positions = F.max_pool2d(weights, 8, ceil_mode=True)
-    least, most = (_expand(cells, at_positions.shape[-2:]) for cells in (least, most))
+    least, most = (expand_to_latents(cells, at_positions.shape[-2:]) for cells in (least, most))
     return torch.where((least < at_positions) | (least == most), latents, without)
-
-
-def _expand(cells: torch.Tensor, shape) -> torch.Tensor:
-    return cells.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)[..., : shape[0], : shape[1]]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .weight_map import CONSTANT_STEPS, WeightMap
+from .weight_map import CONSTANT_STEPS, WeightMap, expand_to_pixels
 
 
 MAX_ENCODES = 10
@@ -97,10 +97,15 @@ def fit_budget(wanted: WeightMap, encode: Callable[[WeightMap], tuple], target_b
 
 
 def move_weights(weights: np.ndarray, wanted: WeightMap, moved: WeightMap) -> np.ndarray:
-    """The pixels' weights, moved as a budget moved M from `wanted` to `moved`: by what the cells have moved that met
-    neither 0 nor 1, so that what was not asked for stays as far below what was."""
+    """The pixels' weights (H, W), moved as a budget moved M from `wanted` to `moved`.
+
+    What a cell has its M of keeps to that; the rest of it moves by as much as the cells that met neither 0 nor 1, so
+    that what was not asked for stays as far below what was, but not above M.
+    """
+    before, after = (expand_to_pixels(one.values, *weights.shape) for one in (wanted, moved))
     shifts = (moved.values - wanted.values).ravel()
-    return np.clip(weights + shifts[np.abs(shifts).argmax()], 0, 1)
+    shift = shifts[np.abs(shifts).argmax()]
+    return np.where(np.isclose(weights, before), after, np.clip(weights + shift, 0, after))
 
 
 def _uniform_steps(wanted: WeightMap) -> np.ndarray:

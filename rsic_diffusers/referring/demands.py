@@ -105,7 +105,7 @@ def make_weight_map(
     covers no whole cell counts in full where it covers most.
 
     Args:
-        demands (`list[Demand]`): At least one.
+        demands (`list[Demand]`): What is referred to.
         background (`float`): In [0, 1].
         levels (`int`): L, 2 to 8.
         coded_size: Height and width at which the picture is coded, if not its own; cells are 64 pixels of that.
@@ -135,13 +135,7 @@ def make_weight_map(
 
 
 def weigh_pixels(
-    height: int,
-    width: int,
-    demands: list[Demand],
-    background: float = 0.0,
-    levels: int = 8,
-    coded_size: tuple[int, int] | None = None,
-    locate: Callable[[str], np.ndarray] | None = None,
+    height: int, width: int, demands: list[Demand], levels: int = 8, coded_size=None, **arguments
 ) -> tuple[WeightMap, np.ndarray]:
     """M and, finer than its cells, the weight of each pixel; for an encoder that refines the latents.
 
@@ -155,18 +149,15 @@ def weigh_pixels(
     Returns:
         `tuple[WeightMap, np.ndarray]`: M, and the weight of each pixel of the coded size, on the same levels.
     """
-    check_weight("background", background)
-    check_levels(levels)
     coded_size = coded_size or (height, width)
-    weights = np.full(coded_size, float(background))
+    without_border = [demand for demand in demands if demand.phrase is not None]
+    cells = make_weight_map(height, width, without_border, levels=levels, coded_size=coded_size, **arguments)
+    weights = expand_to_pixels(cells.values.astype(float), *coded_size)
     for demand in demands:
-        if demand.phrase is not None:
-            values = make_weight_map(height, width, [demand], 0.0, levels, coded_size, locate).values
-            ours = expand_to_pixels(values, *coded_size)
-        else:
+        if demand.phrase is None:
             # A box that ends at the border of a pixel may reach beyond it by a rounding error.
-            ours = np.where(_region(demand, height, width, coded_size) > 1e-6, demand.weight, 0.0)
-        weights = np.maximum(weights, ours)
+            is_asked = _region(demand, height, width, coded_size) > 1e-6
+            weights = np.where(is_asked, np.maximum(weights, demand.weight), weights)
     return WeightMap.quantize(largest_on_grid(weights), levels), np.round(weights * (levels - 1)) / (levels - 1)
 
 
