@@ -7,8 +7,9 @@ import zlib
 import numpy as np
 import pytest
 
-from rsic_diffusers.bitstream import Bitstream, BitstreamError, reduced_size, write_file
-from rsic_diffusers.referring.map_coding import _encode_patches, encode_map
+from rsic_diffusers.bitstream import Bitstream, BitstreamError, reduced_size
+from rsic_diffusers.bitstream.map_coding import _encode_patches, encode_map
+from rsic_diffusers.files import write_file
 from rsic_diffusers.referring.weight_map import WeightMap
 
 

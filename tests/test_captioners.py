@@ -32,7 +32,8 @@ from transformers import (
 )
 
 from rsic_diffusers import Bitstream, Captioner, RSICEncoderPipeline
-from rsic_diffusers.cli import main
+from rsic_diffusers.bitstream.caption_coding import caption_dictionary, encode_caption
+from rsic_diffusers.commands.rsic_cli import main
 from rsic_diffusers.description import captioners
 from rsic_diffusers.description.captioners import PROMPT, SHORT_PROMPT, describe, download_size
 from rsic_diffusers.description.shortening import (
@@ -42,7 +43,6 @@ from rsic_diffusers.description.shortening import (
     sentence_ends,
     word_ends,
 )
-from rsic_diffusers.description.text_coding import caption_dictionary, encode_caption
 
 
 CHAT_TEMPLATE = (

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.bitstream import Bitstream
-from rsic_diffusers.cli import _device, _phrase, main
+from rsic_diffusers.commands.arguments import parse_phrase
+from rsic_diffusers.commands.loading import find_device
+from rsic_diffusers.commands.rsic_cli import main
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_demo_saves_one_sheet(photo_file, tmp_path, capsys, small_photo):
 
 
 def test_demo_reduces_a_large_photo(photo_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rsic_diffusers.evaluation.demo.DEFAULT_MAX_SIDE", 128)
+    monkeypatch.setattr("rsic_diffusers.evaluation.experiments.demo_sheet.DEFAULT_MAX_SIDE", 128)
     assert rsic("demo", photo_file, "--box", "50,20,150,140", "-o", tmp_path / "sheet.png") == 0
     assert "203 x 165 pixels; everything here is done at 128 x 104" in capsys.readouterr().out
     picture = np.asarray(Image.open(tmp_path / "sheet.png"), int)[8 : 8 + 104, 8 : 8 + 128]
@@ -143,7 +145,7 @@ def test_demo_reduces_a_large_photo(photo_file, tmp_path, capsys, monkeypatch):
     [("the dog:0.6", ("the dog", 0.6)), ("7", ("7", None)), ("at 5: a clock", ("at 5: a clock", None))],
 )
 def test_a_phrase_has_a_weight_after_a_colon(text, expected):
-    assert _phrase(text) == expected
+    assert parse_phrase(text) == expected
 
 
 def test_help_and_inspect_do_not_load_torch(tmp_path):
@@ -154,7 +156,7 @@ def test_help_and_inspect_do_not_load_torch(tmp_path):
     for arguments in (["--help"], ["inspect", str(tmp_path / "photo.rsic")]):
         code = (
             "import sys, time; start = time.perf_counter()\n"
-            "from rsic_diffusers.cli import main\n"
+            "from rsic_diffusers.commands.rsic_cli import main\n"
             f"try: main({arguments!r})\n"
             "except SystemExit: pass\n"
             "assert not {'torch', 'diffusers', 'compressai', 'transformers'} & set(sys.modules)\n"
@@ -170,5 +172,5 @@ def test_help_and_inspect_do_not_load_torch(tmp_path):
 )
 def test_a_dtype_that_a_cpu_has_no_instructions_for_is_named(capability, dtype, warned, monkeypatch, capsys):
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
-    assert str(_device(SimpleNamespace(device="cpu", dtype=dtype))) == "cpu"
+    assert str(find_device(SimpleNamespace(device="cpu", dtype=dtype))) == "cpu"
     assert capsys.readouterr().err.count("This CPU computes bfloat16 in software") == warned

@@ -6,16 +6,16 @@ import zlib
 
 import pytest
 
-from rsic_diffusers.description.text_coding import (
+from rsic_diffusers.bitstream.caption_coding import (
     CAPTION_CODECS,
     caption_dictionary,
     decode_caption,
     encode_caption,
 )
-from rsic_diffusers.evaluation import side_information
-from rsic_diffusers.evaluation.side_information import caption_bytes, held_out_captions, saving
+from rsic_diffusers.bitstream.map_coding import encode_map
+from rsic_diffusers.evaluation.experiments import side_information
+from rsic_diffusers.evaluation.experiments.side_information import caption_bytes, held_out_captions, saving
 from rsic_diffusers.referring.demands import Demand, make_weight_map
-from rsic_diffusers.referring.map_coding import encode_map
 
 
 CAPTIONS = [

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsic_diffusers.cli import main
-from rsic_diffusers.evaluation.evaluate import Evaluation
+from rsic_diffusers.commands.rsic_cli import main
 from rsic_diffusers.evaluation.ledger import Ledger
 from rsic_diffusers.evaluation.methods import ablations
-from rsic_diffusers.evaluation.metrics import LOADERS
-from rsic_diffusers.evaluation.photos import read_photos
+from rsic_diffusers.evaluation.metrics.pixel_metrics import LOADERS
+from rsic_diffusers.evaluation.photos import find_photos
+from rsic_diffusers.evaluation.run import Evaluation
 
 
 WEIGHTS = ["0.857", "0.4"]
@@ -155,7 +155,7 @@ def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo
 
 
 def test_no_file_of_an_earlier_run_stands_for_one_that_failed(tmp_path, photo):
-    photos = read_photos(make_folder(tmp_path / "photos", photo), limit=1)
+    photos = find_photos(make_folder(tmp_path / "photos", photo), limit=1)
     Evaluation(photos, tmp_path / "out", codecs=[], metrics=["psnr"]).encode()
     photos = [dataclasses.replace(photos[0], caption="word " * 200)]  # more than the text encoder reads
     evaluation = Evaluation(photos, tmp_path / "out", codecs=[], metrics=["psnr"])
@@ -236,7 +236,7 @@ def test_ablations_are_the_papers():
 def test_ablations_differ_as_they_should(tmp_path, photo, monkeypatch):
     long = ("T = 30", "T_r = 4", "T_r = 8")  # minutes that would say nothing more
     some = [method for method in ablations(None, True, False) if method.name not in long]
-    monkeypatch.setattr("rsic_diffusers.evaluation.evaluate.ablations", lambda *_: some)
+    monkeypatch.setattr("rsic_diffusers.evaluation.plan.ablations", lambda *_: some)
     folder = make_folder(tmp_path / "photos", photo)
     out = tmp_path / "out"
     command = ["evaluate", str(folder), "-o", str(out), "--limit", "1", "--metrics", "psnr", "f_psnr", "--codecs"]
@@ -292,7 +292,7 @@ def test_annotations_that_cannot_be_are_refused(tmp_path, photo, entry, message)
     folder = make_folder(tmp_path / "photos", photo)
     (folder / "annotations.json").write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match=message):
-        read_photos(folder)
+        find_photos(folder)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def test_psnr_by_hand():
 
 def test_half_the_bits_are_half_the_bits():
     """A decibel of latent error and half a one of the picture for each doubling of the rate: a line, done by hand."""
-    from rsic_diffusers.evaluation.rate_distortion import against_constant_maps
+    from rsic_diffusers.evaluation.experiments.rate_distortion import against_constant_maps
 
     def row(kind, k, share, inside=1.0):
         bpp, error = 0.001 * 2**k * share, inside * 10 ** (-k / 10)
@@ -38,7 +38,7 @@ def test_the_box_alone_is_measured_against_the_cut(photo):
     """With a codec that adds a known error to every pixel."""
     from types import SimpleNamespace
 
-    from rsic_diffusers.evaluation.box_alone import as_table, compare
+    from rsic_diffusers.evaluation.experiments.box_alone import box_alone_table, compare
 
     class File(bytes):
         pass
@@ -68,14 +68,14 @@ def test_the_box_alone_is_measured_against_the_cut(photo):
     for name, error in expected.items():
         assert row[f"{name} psnr"] == pytest.approx(20 * np.log10(255 / error))
     assert row["share"] == pytest.approx(220 * 270 / (512 * 600))
-    last = as_table({"a": row, "b": {**row, "alone psnr": row["alone psnr"] + 2}}).splitlines()[-1]
+    last = box_alone_table({"a": row, "b": {**row, "alone psnr": row["alone psnr"] + 2}}).splitlines()[-1]
     assert last.endswith("| 36.09 | 24.05 | 43.11 | +12.04 | +19.06 |")
 
 
 def test_the_box_alone_of_a_folder(small_photo, encoder, decoder, tmp_path, capsys):
     import json
 
-    from rsic_diffusers.evaluation import box_alone
+    from rsic_diffusers.evaluation.experiments import box_alone
 
     small_photo.save(tmp_path / "one.png")
     small_photo.save(tmp_path / "two.png")
@@ -105,7 +105,7 @@ def test_the_box_alone_of_a_folder(small_photo, encoder, decoder, tmp_path, caps
 def test_frechet_distance_equals_scipys_matrix_root():
     from scipy.linalg import sqrtm
 
-    from rsic_diffusers.evaluation.feature_distance import frechet_distance
+    from rsic_diffusers.evaluation.metrics.feature_distance import frechet_distance
 
     rng = np.random.default_rng(0)
     one = rng.normal(size=(150, 12)) @ rng.normal(size=(12, 12))
@@ -121,7 +121,7 @@ def test_frechet_distance_equals_scipys_matrix_root():
 def test_feature_distance_grows_with_damage(photo):
     from PIL import ImageFilter
 
-    from rsic_diffusers.evaluation.feature_distance import FeatureExtractor, frechet_distance
+    from rsic_diffusers.evaluation.metrics.feature_distance import FeatureExtractor, frechet_distance
 
     extract = FeatureExtractor()
     pictures = [photo, photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT), photo.resize((640, 700))]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.bitstream import Bitstream
-from rsic_diffusers.cli import main
+from rsic_diffusers.commands.rsic_cli import main
 from rsic_diffusers.folders import plan, run
 
 
@@ -93,7 +93,7 @@ def test_no_failure_of_one_file_stops_the_others(photos, tmp_path):
 def test_two_processes_write_each_file_once(photos, tmp_path):
     (photos / "broken.jpg").unlink()
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["-m", "rsic_diffusers.cli", "encode", str(photos), "-o", str(tmp_path / "files")]
+    command += ["-m", "rsic_diffusers.commands.rsic_cli", "encode", str(photos), "-o", str(tmp_path / "files")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr

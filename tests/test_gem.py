@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from rsic_diffusers import Bitstream, RSICEncoderPipeline
-from rsic_diffusers.cli import main
+from rsic_diffusers.commands.rsic_cli import main
 from rsic_diffusers.referring import heat_maps
 from rsic_diffusers.referring.demands import Demand, make_weight_map
 from rsic_diffusers.referring.gem import PROMPT, gem_scores

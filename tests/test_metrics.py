@@ -12,16 +12,18 @@ import torchvision
 from PIL import Image, ImageFilter
 from scipy.ndimage import correlate1d
 
-from rsic_diffusers.evaluation import downloads, learned_metrics, set_distances
+from rsic_diffusers.evaluation import downloads
 from rsic_diffusers.evaluation.metrics import (
     PICTURE_METRICS,
     SET_METRICS,
     MetricUnavailable,
     box_region,
+    learned_metrics,
     load_available,
     load_picture_metrics,
     load_set_metrics,
     psnr,
+    set_distances,
 )
 
 
@@ -36,7 +38,7 @@ def arrays(pair):
     return [np.asarray(one, dtype=np.float64) for one in pair]
 
 
-def measure(name, pair, **arguments):
+def value_of(name, pair, **arguments):
     return load_picture_metrics([name])[name](*pair, **arguments)
 
 
@@ -57,8 +59,8 @@ def ssim_maps(x, y):
 
 
 def test_ssim_by_hand(pair):
-    assert measure("ssim", pair) == pytest.approx(ssim_maps(*arrays(pair))[0].mean(), abs=1e-9)
-    assert measure("ssim", (pair[1], pair[1])) == 1
+    assert value_of("ssim", pair) == pytest.approx(ssim_maps(*arrays(pair))[0].mean(), abs=1e-9)
+    assert value_of("ssim", (pair[1], pair[1])) == 1
 
 
 def test_ms_ssim_by_hand(pair):
@@ -71,7 +73,7 @@ def test_ms_ssim_by_hand(pair):
         if not last:
             halves = (x.shape[0] // 2, 2, x.shape[1] // 2, 2, 3)
             x, y = (one.reshape(halves).mean(axis=(1, 3)) for one in (x, y))
-    assert measure("ms_ssim", pair) == pytest.approx(np.prod(factors, axis=0).mean(), abs=1e-5)
+    assert value_of("ms_ssim", pair) == pytest.approx(np.prod(factors, axis=0).mean(), abs=1e-5)
 
 
 def test_metrics_of_a_region_by_hand(pair):
@@ -80,24 +82,24 @@ def test_metrics_of_a_region_by_hand(pair):
     region[40, 150] = True
     x, y = arrays(pair)
     expected = 10 * np.log10(255**2 / np.mean((x - y)[region] ** 2))
-    assert measure("f_psnr", pair, region=region) == pytest.approx(expected)
+    assert value_of("f_psnr", pair, region=region) == pytest.approx(expected)
     expected = ssim_maps(x, y)[0][region[5:-5, 5:-5]].mean()
-    assert measure("f_ssim", pair, region=region) == pytest.approx(expected, abs=1e-9)
+    assert value_of("f_ssim", pair, region=region) == pytest.approx(expected, abs=1e-9)
 
 
 def test_damage_outside_a_region_is_not_seen(pair, random_networks):
     damaged, original = pair
     region = box_region((100, 60, 180, 150), original.size)
     outside = Image.composite(original, damaged, Image.fromarray(region))
-    assert measure("f_psnr", (outside, original), region=region) == float("inf")
-    assert measure("f_lpips", (outside, original), region=region) == 0
+    assert value_of("f_psnr", (outside, original), region=region) == float("inf")
+    assert value_of("f_lpips", (outside, original), region=region) == 0
     inside = Image.composite(damaged, original, Image.fromarray(region))
-    both = [measure("f_lpips", (picture, original), region=region) for picture in (damaged, inside)]
+    both = [value_of("f_lpips", (picture, original), region=region) for picture in (damaged, inside)]
     assert both[0] == both[1] > 0
     # SSIM's windows reach 5 pixels out of it.
-    assert measure("f_ssim", (outside, original), region=region) < 1
+    assert value_of("f_ssim", (outside, original), region=region) < 1
     core = box_region((105, 65, 175, 145), original.size)
-    assert measure("f_ssim", (outside, original), region=core) == pytest.approx(1, abs=1e-12)
+    assert value_of("f_ssim", (outside, original), region=core) == pytest.approx(1, abs=1e-12)
 
 
 def test_box_region_holds_whole_pixels():
@@ -112,8 +114,8 @@ def test_box_region_holds_whole_pixels():
 
 def test_psnr_of_a_box_is_that_of_its_region(pair):
     box = (20.5, 30, 90, 120.7)
-    assert psnr(*pair, box) == measure("f_psnr", pair, region=box_region(box, pair[0].size))
-    assert psnr(*pair) == measure("psnr", pair)
+    assert psnr(*pair, box) == value_of("f_psnr", pair, region=box_region(box, pair[0].size))
+    assert psnr(*pair) == value_of("psnr", pair)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +191,10 @@ def test_lpips_by_hand(pair, random_networks, alexnet):
         difference = (F.normalize(a, dim=1) - F.normalize(b, dim=1)) ** 2
         expected += (difference * weights[f"lin{index}.model.1.weight"]).sum(dim=1).mean().item()
     assert expected > 0.01
-    assert measure("lpips", pair) == pytest.approx(expected, rel=1e-4)
+    assert value_of("lpips", pair) == pytest.approx(expected, rel=1e-4)
     region = box_region((20, 30, 140, 130), pair[0].size)
     crops = [one.crop((20, 30, 140, 130)) for one in pair]
-    assert measure("f_lpips", pair, region=region) == measure("lpips", crops)
+    assert value_of("f_lpips", pair, region=region) == value_of("lpips", crops)
 
 
 def test_dists_by_hand(pair, random_networks, vgg16):
@@ -219,7 +221,7 @@ def test_dists_by_hand(pair, random_networks, vgg16):
         start += len(ma)
     expected = 1 - similarity / (weights["alpha"].sum() + weights["beta"].sum()).item()
     assert expected > 0.01
-    assert measure("dists", pair) == pytest.approx(expected, rel=1e-3)
+    assert value_of("dists", pair) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.fixture
@@ -360,7 +362,7 @@ def test_small_pictures(pair, random_networks):
         for size, expected in (((side, 170), False), ((170, side - 1), True)):
             small = [one.resize(size) for one in pair]
             region = box_region((0, 0, 9, 9), size)
-            assert np.isnan(measure(name, small, region=region)) == expected, (name, size)
+            assert np.isnan(value_of(name, small, region=region)) == expected, (name, size)
 
 
 def test_bad_arguments_are_refused(pair):
@@ -369,11 +371,11 @@ def test_bad_arguments_are_refused(pair):
     with pytest.raises(ValueError, match="choose from feature_distance, fid, kid"):
         load_available(load_set_metrics, ["psnr"])
     with pytest.raises(ValueError, match="two pictures of one size, not 208 x 176 and 207 x 176"):
-        measure("psnr", (pair[0], pair[1].crop((0, 0, 207, 176))))
+        value_of("psnr", (pair[0], pair[1].crop((0, 0, 207, 176))))
     full = np.ones((176, 208), dtype=bool)
     for region in (None, full & False, full.T, full.astype(np.uint8)):
         with pytest.raises(ValueError, match="f-PSNR needs a region: a boolean array of shape .176, 208."):
-            measure("f_psnr", pair, region=region)
+            value_of("f_psnr", pair, region=region)
 
 
 DOWNLOADED = {name: known[name] for known in (PICTURE_METRICS, SET_METRICS) for name in known if known[name].download}

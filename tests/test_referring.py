@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsic_diffusers.evaluation.side_information import (
+from rsic_diffusers.bitstream.map_coding import decode_map, encode_map
+from rsic_diffusers.evaluation.experiments.side_information import (
     map_bytes,
     random_box_map,
     random_heat_map,
@@ -15,7 +16,6 @@ from rsic_diffusers.evaluation.side_information import (
 )
 from rsic_diffusers.referring.budget import fit_budget
 from rsic_diffusers.referring.demands import Demand, collect_demands, make_weight_map, read_demands
-from rsic_diffusers.referring.map_coding import decode_map, encode_map
 from rsic_diffusers.referring.weight_map import WeightMap
 
 

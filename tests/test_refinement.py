@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rsic_diffusers import Bitstream, Demand, RSICEncoderPipeline
-from rsic_diffusers.cli import main
+from rsic_diffusers.commands.rsic_cli import main
 from rsic_diffusers.evaluation.metrics import psnr
 from rsic_diffusers.pipelines import refinement
 from rsic_diffusers.pipelines.latents import decode_latents, encode_image

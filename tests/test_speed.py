@@ -8,8 +8,8 @@ from diffusers import UNet2DConditionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler
-from rsic_diffusers.evaluation import benchmark
-from rsic_diffusers.evaluation.decoding_profile import Stopwatch, profile_decoding
+from rsic_diffusers.evaluation.experiments import benchmark
+from rsic_diffusers.evaluation.experiments.decoding_profile import Stopwatch, profile_decoding
 from rsic_diffusers.models.layers import SFT
 
 
@@ -240,7 +240,7 @@ def test_a_compiled_step_is_profiled_whole(decoder, files, monkeypatch):
     monkeypatch.setattr(decoder.scheduler, "step", step)
     profile = profile_decoding(decoder, files, watch_guidance=False, **STRENGTH)
     assert "guidance" not in profile.parts and min(profile.parts.values()) > 0
-    table = benchmark.as_table({"compiled": profile})
+    table = benchmark.profile_table({"compiled": profile})
     assert "guidance + scheduler, s" in table and "guidance of a step" not in table
 
 

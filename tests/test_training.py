@@ -129,7 +129,14 @@ def test_ablations_train_and_are_measured(photos, photo, tmp_path):
         )
         assert all((theirs[key] - ours[key].float()).abs().max() < 0.01 for key in ours)
     subprocess.run(
-        [sys.executable, "-m", "rsic_diffusers.evaluation.rate_distortion", tmp_path, "--output", tmp_path / "rd"]
+        [
+            sys.executable,
+            "-m",
+            "rsic_diffusers.evaluation.experiments.rate_distortion",
+            tmp_path,
+            "--output",
+            tmp_path / "rd",
+        ]
         + codecs,
         check=True,
     )
@@ -151,14 +158,14 @@ def test_ablations_train_and_are_measured(photos, photo, tmp_path):
 def test_a_dataset_is_what_a_folder_is(photos, tmp_path, monkeypatch):
     pytest.importorskip("datasets", reason="the package datasets is optional", exc_type=ImportError)
     monkeypatch.syspath_prepend(TRAINING)
-    from photos import dataset_photos, list_photos, read_photos
+    from training_photos import dataset_photos, list_photos, load_photo_arrays
 
     good = tmp_path / "good"
     good.mkdir()
     for i in range(4):
         shutil.copy(photos / f"{i}.jpg", good)
-    ours = read_photos(dataset_photos(str(good), "image", None), 64, 768)
-    for (one, _), (other, _) in zip(ours, read_photos(list_photos([good]), 64, 768), strict=True):
+    ours = load_photo_arrays(dataset_photos(str(good), "image", None), 64, 768)
+    for (one, _), (other, _) in zip(ours, load_photo_arrays(list_photos([good]), 64, 768), strict=True):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="no column"):
         dataset_photos(str(good), "picture", None)
@@ -171,12 +178,12 @@ def test_a_dataset_is_what_a_folder_is(photos, tmp_path, monkeypatch):
 def test_photos_are_read_at_the_size_that_is_coded(size, expected, tmp_path, monkeypatch):
     """Reduced as the encoder does; a short side goes before a long one."""
     monkeypatch.syspath_prepend(TRAINING)
-    from photos import list_photos, read_photos
+    from training_photos import list_photos, load_photo_arrays
 
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(256, size=(*size[::-1], 3), dtype=np.uint8))
     image.save(tmp_path / "a.png")
-    ((array, _),) = read_photos(list_photos([tmp_path]), 64, 768)
+    ((array, _),) = load_photo_arrays(list_photos([tmp_path]), 64, 768)
     np.testing.assert_array_equal(array, np.asarray(image.resize(expected, Image.Resampling.LANCZOS)))
 
 

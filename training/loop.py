@@ -20,7 +20,8 @@ from diffusers.optimization import SchedulerType, get_scheduler
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
-from rsic_diffusers.bitstream import DEFAULT_MAX_SIDE, write_file
+from rsic_diffusers.bitstream import DEFAULT_MAX_SIDE
+from rsic_diffusers.files import write_file
 
 
 # Options that a resumed run may change. All but max_train_steps leave the weights as they would have been; that one

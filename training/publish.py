@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICEncoderPipeline
 from rsic_diffusers.hub import BASE_KEY
-from rsic_diffusers.pipelines.base_model import check_stable_diffusion_1
+from rsic_diffusers.pipelines.compatibility import check_stable_diffusion_1
 
 
 CONFIGS = Path(__file__).parent.parent / "hub_configs" / "rsic-sd15"

@@ -22,14 +22,14 @@ from diffusers import AutoModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
 from huggingface_hub import create_repo, upload_folder
-from latents import load_latents
+from latent_cache import load_latents
 from loop import add_training_arguments, make_accelerator, train
-from photos import dataset_photos, list_photos, random_crop
+from training_photos import dataset_photos, list_photos, random_crop
 from weight_maps import random_weight_map
 
 from rsic_diffusers.models.hsvlc import CELL, HSVLC, expand_to_latents
+from rsic_diffusers.models.rate import LAMBDA_GROWTH
 from rsic_diffusers.pipelines.latents import decode_latents
-from rsic_diffusers.referring.demands import LAMBDA_GROWTH
 
 
 VALIDATION_STEPS = 7  # M = 0, 1/7, ..., 1
@@ -109,7 +109,7 @@ def rate_distortion_loss(hsvlc, latents, weight_map, rate_lambda, finest):
 
 
 @torch.no_grad()
-def measure(hsvlc, latents):
+def validate(hsvlc, latents):
     """Real streams at constant M.
 
     Returns:
@@ -221,7 +221,7 @@ def main():
         model.save_pretrained(output_dir / "hsvlc")
         table = "Not measured: no photos were given for validation."
         if validation:
-            rows, fixed_cost = measure(model, validation)
+            rows, fixed_cost = validate(model, validation)
             save_pictures(model, vae, validation, output_dir / "validation" / f"step-{step}.png")
             lines = [f"| {weight:.3f} | {bpp:.4f} | {mse:.4f} |" for weight, bpp, mse in rows]
             table = "\n".join(["| M | bpp | latent MSE |", "|---|---:|---:|", *lines])

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from latents import load_latents
+from latent_cache import load_latents
 from loop import add_training_arguments, make_accelerator, train
-from photos import list_photos, random_crop
 from tiny_tokenizer import TEMPLATES, train_tokenizer
+from training_photos import list_photos, random_crop
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from loop import add_training_arguments, make_accelerator, train
-from photos import list_photos, random_crop, read_photos
+from training_photos import list_photos, load_photo_arrays, random_crop
 
 
 def parse_args():
@@ -57,7 +57,7 @@ def standardisation_loss(latents):
 @torch.no_grad()
 def log_validation(vae, folder, max_side, step):
     psnr = []
-    for array, _ in read_photos(list_photos([folder]), 64, max_side):
+    for array, _ in load_photo_arrays(list_photos([folder]), 64, max_side):
         height, width = (side - side % 8 for side in array.shape[:2])
         image = torch.from_numpy(array[:height, :width].copy()).permute(2, 0, 1)[None].to(vae.device) / 127.5 - 1
         decoded = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
@@ -85,7 +85,7 @@ def main():
     args = parse_args()
     accelerator = make_accelerator(args)
     listed = list_photos(args.train_data_dir)
-    photos = [array for array, _ in read_photos(listed, args.resolution, args.max_side)]
+    photos = [array for array, _ in load_photo_arrays(listed, args.resolution, args.max_side)]
     if args.pretrained_vae:
         vae = AutoencoderTiny.from_pretrained(args.pretrained_vae, torch_dtype=torch.float32)
     else:

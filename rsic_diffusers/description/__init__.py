@@ -1,1 +1,1 @@
-"""GDE, global description encoding: the caption and its bytes."""
+"""GDE, global description encoding: the caption."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from .text_coding import MAX_CAPTION_BYTES
+from ..bitstream.caption_coding import MAX_CAPTION_BYTES
 
 
 STOP = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")

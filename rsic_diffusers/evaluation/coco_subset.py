@@ -27,7 +27,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
-from ..bitstream import MIN_SIDE, write_file
+from ..bitstream import MIN_SIDE
+from ..files import write_file
 from ..images import open_image
 
 

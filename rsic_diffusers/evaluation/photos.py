@@ -59,7 +59,7 @@ class Photo:
         return self.box and {"box": self.pixel_box(size)}
 
 
-def read_photos(
+def find_photos(
     folder: Path, annotations: Path | None = None, limit: int | None = None, output: Path | None = None
 ) -> list[Photo]:
     """The photos of a folder.

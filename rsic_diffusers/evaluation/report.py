@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..bitstream import Bitstream, write_file
+from ..bitstream import Bitstream
+from ..files import write_file
 from ..images import open_image
 from ..referring.map_image import map_image
 from .metrics import PICTURE_METRICS, SET_METRICS
@@ -54,7 +55,7 @@ def mean_rows(rows: list[dict], sets: list[dict]) -> list[dict]:
     return means
 
 
-def as_table(means: list[dict], with_weight: bool = False) -> str:
+def metrics_table(means: list[dict], with_weight: bool = False) -> str:
     """Markdown. A mean over fewer photos than the row's says so, and so does a codec that cannot go so low."""
     columns = {
         "photos": ("photos", "{:.0f}"),
@@ -151,13 +152,13 @@ def write_report(evaluation, sets: list[dict], num_sheets: int) -> None:
 
     means = mean_rows(rows, sets)
     text = [f"Means over the photos, M = {main_weight:.3f} where it matters.\n"]
-    text.append(as_table([mean for mean in means if mean["weight"] == main_weight]))
+    text.append(metrics_table([mean for mean in means if mean["weight"] == main_weight]))
     on_curve = [method for method in evaluation.methods if method.on_curve]
     names = [*(method.name for method in on_curve), *evaluation.peers]
     curves = [mean for mean in means if mean["method"] in names]
     plot_curves(curves, output / "curves.png")
     if len(evaluation.weights) > 1:
-        text += ["\nThe curves.\n", as_table(curves, with_weight=True)]
+        text += ["\nThe curves.\n", metrics_table(curves, with_weight=True)]
     if evaluation.has_regions:
         decoded = {method.encoding: method.name for method in on_curve}  # each mode's last is by the first preset
         table = as_gain_table(main_rows, decoded["referring"], decoded["global"])
@@ -222,7 +223,8 @@ def make_photo_sheet(evaluation, photo, rows: list[dict]) -> Image.Image:
     file = Bitstream.read(evaluation.file(photo, evaluation.methods[0].encoding, weight))
     marked = draw_box(original, photo.pixel_box(original.size)) if photo.box else original
     pictures = [(marked, f"original, {original.width} x {original.height}\n{photo.caption}")]
-    pictures.append((map_image(file, original), "the map M over it\nbright: faithful, dark: imagined"))
+    over_photo = map_image(file.weight_map, (file.height, file.width), file.coded_size, original)
+    pictures.append((over_photo, "the map M over it\nbright: faithful, dark: imagined"))
     for row in rows:
         title = row["method"] if row.get("fits") is not False else f"{row['method']}, its smallest file"
         ratios = [f"{METRICS[name].label} {row[name]:.1f} dB" for name in ("psnr", "f_psnr") if row.get(name)]

@@ -13,6 +13,7 @@ from torch import nn
 from .entropy import ConditionalPrior, GaussianCDFTables, RansStream, gaussian_bits
 from .fixed_point import ACTIVATION_ONE, round_ste
 from .layers import DownBlock, ResidualBlock, UpBlock
+from .rate import GATES
 
 
 CELL = 8  # latent positions along the side of a cell of M (64 pixels)
@@ -100,7 +101,7 @@ class HSVLC(ModelMixin, ConfigMixin):
         latent_channels: int = 4,
         hidden_channels: tuple[int, ...] = (64, 96, 128, 128),
         code_channels: tuple[int, ...] = (32, 24, 16, 8),
-        gates: tuple[float, ...] = (0.0, 0.0, 0.125, 0.25),
+        gates: tuple[float, ...] = GATES,
         prior_channels: int = 48,
         num_scales: int = 64,
         scale_min: float = 0.11,
@@ -325,14 +326,14 @@ class HSVLC(ModelMixin, ConfigMixin):
         stream = RansStream(self.tables.as_lists())
         bits = []
 
-        def measure(i, mean, index, gate, x):
+        def write_scale(i, mean, index, gate, x):
             y = self._code(i, features, x, conditions).cpu().double()
             q = torch.round(y - mean / ACTIVATION_ONE).clamp(-MAX_SYMBOL, MAX_SYMBOL).long()[gate]
             stream.write(q, index[gate])
             bits.append(self.tables.bits(q, index[gate]))
             return q
 
-        self._walk(conditions, integer_maps, measure)
+        self._walk(conditions, integer_maps, write_scale)
         data = stream.finish()
         return (data, bits) if return_bits else data
 

@@ -8,7 +8,8 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 
-from ..bitstream import Bitstream, write_file
+from ..bitstream import Bitstream
+from ..files import write_file
 from ..referring.map_image import map_image
 
 
@@ -48,9 +49,13 @@ class RSICEncoderOutput(BaseOutput):
     def map_image(self) -> PIL.Image.Image | list[PIL.Image.Image]:
         """M over the photo: in full colour what stays faithful, dark what is imagined."""
         if isinstance(self.bitstream, bytes):
-            return map_image(Bitstream.from_bytes(self.bitstream), _as_picture(self.image))
-        pairs = zip(self.bitstream, self.image)
-        return [map_image(Bitstream.from_bytes(data), _as_picture(image)) for data, image in pairs]
+            return _map_image(self.bitstream, self.image)
+        return [_map_image(data, image) for data, image in zip(self.bitstream, self.image)]
+
+
+def _map_image(data: bytes, image) -> PIL.Image.Image:
+    file = Bitstream.from_bytes(data)
+    return map_image(file.weight_map, (file.height, file.width), file.coded_size, _as_picture(image))
 
 
 def _as_picture(image) -> PIL.Image.Image:

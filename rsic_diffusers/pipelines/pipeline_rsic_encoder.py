@@ -21,8 +21,8 @@ from ..bitstream import (
     Bitstream,
     reduced_size,
 )
+from ..bitstream.caption_coding import encode_caption
 from ..description.captioners import check_captioner, describe
-from ..description.text_coding import encode_caption
 from ..hub import FromPretrainedMixin
 from ..images import to_rgb
 from ..models.hsvlc import HSVLC
@@ -30,7 +30,7 @@ from ..referring.budget import MAX_ENCODES, fit_budget, move_weights
 from ..referring.demands import Demand, check_levels, check_weight, collect_demands, make_weight_map, weigh_pixels
 from ..referring.heat_maps import PhraseNotFoundError, heat_map, min_max
 from ..referring.weight_map import WeightMap, expand_to_pixels
-from .base_model import check_latent_space
+from .compatibility import check_latent_space
 from .latents import encode_image, resize
 from .pipeline_output import RSICEncoderOutput
 from .refinement import refine_latents

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..models.hsvlc import CELL, expand_to_latents
-from ..referring.demands import LAMBDA_GROWTH
+from ..models.rate import LAMBDA_GROWTH
 from .latents import decode_latents
 
 

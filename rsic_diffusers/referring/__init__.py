@@ -1,1 +1,1 @@
-"""RGE, referring guidance encoding: from what the user asks for to the weight map M, and M's bytes."""
+"""RGE, referring guidance encoding: from what the user asks for to the weight map M."""

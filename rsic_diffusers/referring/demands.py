@@ -10,10 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ..images import open_image, to_rgb
+from ..models.rate import LAMBDA_GROWTH
 from .weight_map import WeightMap, expand_to_pixels, grid_size, largest_on_grid, pool_to_grid
-
-
-LAMBDA_GROWTH = 6  # of HSVLC's lambda(M) = c exp(6 M)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

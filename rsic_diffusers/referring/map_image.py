@@ -3,23 +3,30 @@
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from ..bitstream import Bitstream
-from .weight_map import CELL_PIXELS
+from .weight_map import CELL_PIXELS, WeightMap
 
 
 IMAGINED = 0.25  # brightness and colour that are left where M = 0
 
 
-def map_image(file: Bitstream, photo: Image.Image | None = None) -> Image.Image:
-    """M of a file, in the photo's size: over the photo, dark where M is low; without one in grey, white for 1."""
-    grey = Image.fromarray(np.round(255 * file.weight_map.values).astype(np.uint8))
-    height, width = file.coded_size
-    cells = (0, 0, width / CELL_PIXELS, height / CELL_PIXELS)
-    grey = grey.resize((file.width, file.height), Image.Resampling.NEAREST, box=cells)
+def map_image(
+    weight_map: WeightMap, size: tuple[int, int], coded_size: tuple[int, int], photo: Image.Image | None = None
+) -> Image.Image:
+    """M in the photo's size: over the photo, dark where M is low; without one in grey, white for 1.
+
+    Args:
+        weight_map (`WeightMap`): M, whose cells are 64 x 64 pixels of the coded size.
+        size (`tuple[int, int]`): Height and width of the photo.
+        coded_size (`tuple[int, int]`): Height and width at which it is coded.
+        photo (`PIL.Image.Image`, *optional*): Of that size.
+    """
+    grey = Image.fromarray(np.round(255 * weight_map.values).astype(np.uint8))
+    cells = (0, 0, coded_size[1] / CELL_PIXELS, coded_size[0] / CELL_PIXELS)
+    grey = grey.resize(size[::-1], Image.Resampling.NEAREST, box=cells)
     if photo is None:
         return grey.convert("RGB")
     if photo.size != grey.size:
-        sizes = f"{photo.width} x {photo.height} pixels, the file's {file.width} x {file.height}"
+        sizes = f"{photo.width} x {photo.height} pixels, the file's {grey.width} x {grey.height}"
         raise ValueError(f"The photo has {sizes}; give the photo that the file was made of.")
     photo = photo.convert("RGB")
     imagined = ImageEnhance.Brightness(ImageEnhance.Color(photo).enhance(IMAGINED)).enhance(IMAGINED)

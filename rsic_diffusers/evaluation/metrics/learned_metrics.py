@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import downloads
-from .metrics import PICTURE_METRICS, to_tensor
+from .. import downloads
+from .catalogue import PICTURE_METRICS
+from .pixel_metrics import to_tensor
 
 
 # Not ViT-L/14: its text encoder is Stable Diffusion 1.x's, which the decoder itself follows.

@@ -1,7 +1,7 @@
 """Rate against distortion of one or more codecs, as Markdown tables, a plot and Bjontegaard differences.
 
-    python -m rsic_diffusers.evaluation.rate_distortion PHOTOS --output rd
-    python -m rsic_diffusers.evaluation.rate_distortion PHOTOS --output rd \\
+    python -m rsic_diffusers.evaluation.experiments.rate_distortion PHOTOS --output rd
+    python -m rsic_diffusers.evaluation.experiments.rate_distortion PHOTOS --output rd \\
         --codec HSVLC=runs/hsvlc/hsvlc --codec "single layer=runs/single/hsvlc"
 
 PHOTOS is a folder of photos; with an `annotations.json` in it, a list of {"file", "box"}, the box as fractions
@@ -30,15 +30,15 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging as diffusers_logging
 from tqdm import tqdm
 
-from ..hub import resolve_model
-from ..models.hsvlc import HSVLC
-from ..pipelines.base_model import check_latent_space
-from ..pipelines.latents import decode_latents, encode_image
-from ..referring.demands import Demand, make_weight_map
-from ..referring.map_coding import encode_map
-from ..referring.weight_map import WeightMap
-from .metrics import psnr
-from .photos import read_photos
+from ...bitstream.map_coding import encode_map
+from ...hub import resolve_model
+from ...models.hsvlc import HSVLC
+from ...pipelines.compatibility import check_latent_space
+from ...pipelines.latents import decode_latents, encode_image
+from ...referring.demands import Demand, make_weight_map
+from ...referring.weight_map import WeightMap
+from ..metrics import psnr
+from ..photos import find_photos
 
 
 matplotlib.use("Agg")
@@ -80,7 +80,7 @@ def inside(box, shape) -> np.ndarray:
 
 
 @torch.no_grad()
-def measure(codec: HSVLC, latents, weight_map, box) -> tuple[dict, torch.Tensor]:
+def measure_coding(codec: HSVLC, latents, weight_map, box) -> tuple[dict, torch.Tensor]:
     """Bits by part and latent errors of one coding; and the decoded latents."""
     values = torch.from_numpy(weight_map.values)[None, None]
     shape = latents.shape[-2:]
@@ -120,7 +120,7 @@ def measure_all(photos, codecs, vae, args) -> tuple[list[dict], list[dict]]:
             vae_rows.append(picture_quality(vae, latents, image, box))
         for codec_name, codec in codecs.items():
             for kind, k, weight_map in maps:
-                row, decoded = measure(codec, latents, weight_map, box)
+                row, decoded = measure_coding(codec, latents, weight_map, box)
                 for part in ("bits", *PARTS):
                     row["bpp" if part == "bits" else part] = row.pop(part) / (size[0] * size[1])
                 row |= {} if args.no_psnr else picture_quality(vae, decoded, image, box)
@@ -183,7 +183,7 @@ def of_the_vae(rows) -> str:
     return line + (f", {np.mean(in_boxes):.2f} dB inside the box" if in_boxes else "")
 
 
-def as_table(curve) -> str:
+def curve_table(curve) -> str:
     figures = ["bpp", *PARTS, "mse"] + [name for name in ("psnr", "mse inside", "psnr inside") if name in curve]
     figures = [name for name in figures if not np.isnan(curve[name]).all()]
     digits = {"mse": 3, "mse inside": 3, "psnr": 2, "psnr inside": 2}
@@ -213,7 +213,7 @@ def plot(curves, path: Path) -> None:
 def main():
     args = parse_args()
     try:
-        photos = read_photos(args.photos, limit=args.limit)
+        photos = find_photos(args.photos, limit=args.limit)
     except ValueError as error:
         raise SystemExit(f"{error}") from None
     diffusers_logging.set_verbosity_error()
@@ -236,7 +236,7 @@ def main():
     curves = {(codec, kind): mean_curve(rows, codec, kind) for kind in kinds for codec in codecs}
     text = []
     for (codec, kind), curve in curves.items():
-        text.append(f"### {codec}, {kind} M\n\n{as_table(curve)}\n")
+        text.append(f"### {codec}, {kind} M\n\n{curve_table(curve)}\n")
     lines = [of_the_vae(vae_rows)] if vae_rows else []
     lines += against_the_others(curves, codecs, kinds)
     for codec in codecs if "referring" in kinds else []:

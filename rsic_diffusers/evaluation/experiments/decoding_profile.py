@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import torch
 
-from ..schedulers import scheduling_guided_self_recurrent_ddim as scheduling
-from .memory import watch_memory
+from ...schedulers import scheduling_guided_self_recurrent_ddim as scheduling
+from ..memory import watch_memory
 
 
 @dataclass

@@ -59,7 +59,7 @@ def dataset_photos(name, image_column, label_column):
     return [(io.BytesIO(image["bytes"]) if image["bytes"] else Path(image["path"]), label) for image, label in rows]
 
 
-def read_photos(photos, min_side, max_side):
+def load_photo_arrays(photos, min_side, max_side):
     """Read photos one by one, made smaller or larger where a side is too long or too short.
 
     Args:

@@ -7,8 +7,8 @@
     5       2-4   width and height in pixels, varints; of a picture coded at a reduced size 14 bits each, and above
                   them 4 bits, long side of the coded picture / 128 - 1
             1-2   caption: varint of length x 4 + codec
-            n     caption payload (`description/text_coding.py`)
-            n     map (`referring/map_coding.py`)
+            n     caption payload (`caption_coding.py`)
+            n     map (`map_coding.py`)
             n     codes: one rANS stream of whole 4-byte words (`models/hsvlc.py`)
     -3      3     checksum: the low 24 bits of the CRC-32 of all that comes before
 
@@ -16,26 +16,18 @@ A varint holds seven bits a byte, low ones first, the high bit set on all but th
 numpy: a file is checked and shown before torch is loaded.
 """
 
-import os
-import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .description.text_coding import CAPTION_CODECS, decode_caption, encode_caption
-from .referring.map_coding import decode_map, encode_map
-from .referring.weight_map import WeightMap, grid_size
+from ..referring.weight_map import WeightMap, grid_size
+from .caption_coding import CAPTION_CODECS, decode_caption, encode_caption
+from .map_coding import decode_map, encode_map
+from .sizes import MAX_PIXELS, MAX_RETURNED_PIXELS, MAX_SIDE, MIN_SIDE, SIDE_STEP, reduced_size
 
 
 MAGIC = b"RS"
 VERSION = 1
-MIN_SIDE = 64
-MAX_SIDE = 16383  # two bytes as a varint
-MAX_PIXELS = 1 << 22  # of the coded picture: bounds what a hostile file can make a decoder do
-MAX_RETURNED_PIXELS = 1 << 26  # of a picture that was coded at a reduced size
-SIDE_STEP = 128  # reduced sizes have a long side of 128, 256, ... 2048 pixels
-MAX_CODED_SIDE = 16 * SIDE_STEP
-DEFAULT_MAX_SIDE = 768  # what encoders reduce a photo to, unless told otherwise
 CHECKSUM_BYTES = 3
 
 
@@ -187,36 +179,6 @@ class Bitstream:
         if not isinstance(source, (bytes, bytearray, memoryview)):
             source = Path(source).read_bytes()
         return cls.from_bytes(bytes(source))
-
-
-def reduced_size(height: int, width: int, long_side: int | None) -> tuple[int, int]:
-    """Height and width with a long side of `long_side` (None: as they are), the other in proportion and at least 64.
-
-    In whole numbers, so that encoder and decoder agree everywhere.
-    """
-    if long_side is None:
-        return height, width
-    longer = max(height, width)
-    return tuple(max(MIN_SIDE, (2 * side * long_side + longer) // (2 * longer)) for side in (height, width))
-
-
-def write_file(path, data: bytes) -> None:
-    """Write all of `data` to `path` or nothing: into a temporary file beside it, then rename."""
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
-        path.write_bytes(data)  # a device or a pipe: there is nothing to keep whole
-        return
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _checksum(body: bytes) -> bytes:

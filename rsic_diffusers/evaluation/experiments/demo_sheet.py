@@ -2,11 +2,11 @@
 
 from PIL import Image
 
-from ..bitstream import DEFAULT_MAX_SIDE, reduced_size
-from .equal_size import pair_at_equal_size
-from .metrics import psnr
-from .peers import best_standard_codec
-from .sheet import draw_box, make_sheet
+from ...bitstream import DEFAULT_MAX_SIDE, reduced_size
+from ..equal_size import pair_at_equal_size
+from ..metrics import psnr
+from ..peers import best_standard_codec
+from ..sheet import draw_box, make_sheet
 
 
 # Faithful, but not at any price: the point is to show a small file.

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from photos import read_photos
+from training_photos import load_photo_arrays
 
 from rsic_diffusers.pipelines.latents import encode_image
 
@@ -14,7 +14,7 @@ def load_latents(vae, photos, min_side, max_side, cache):
     """Encode photos, or map into memory what an earlier call left in `cache`.
 
     Args:
-        photos (`list[tuple[Path | BinaryIO, str]]`): What `photos.list_photos` gives.
+        photos (`list[tuple[Path | BinaryIO, str]]`): What `training_photos.list_photos` gives.
         min_side, max_side (`int`): Photos with a shorter side are enlarged, those with a longer one reduced.
 
     Returns:
@@ -24,7 +24,7 @@ def load_latents(vae, photos, min_side, max_side, cache):
     key = [_digest(vae), min_side, max_side, [[_name(source), label] for source, label in photos]]
     if not cache.exists():
         latents = []
-        for array, label in read_photos(photos, min_side, max_side):
+        for array, label in load_photo_arrays(photos, min_side, max_side):
             image = torch.from_numpy(array.copy()).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
             height, width = (side - side % 8 for side in image.shape[-2:])
             latents.append((encode_image(vae, image[..., :height, :width])[0].half().cpu(), label))

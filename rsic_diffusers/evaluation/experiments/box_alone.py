@@ -1,6 +1,6 @@
 """What referring to a box can gain at most: files that hold nothing but the box.
 
-    python -m rsic_diffusers.evaluation.box_alone PHOTOS
+    python -m rsic_diffusers.evaluation.experiments.box_alone PHOTOS
 
 PHOTOS is a folder with an `annotations.json` that holds boxes, as `rsic evaluate` takes it. Each photo is coded in
 referring mode, in global mode with as many bytes, and cut to its box with as many bytes: all of the file is then spent
@@ -15,12 +15,12 @@ import numpy as np
 from diffusers.utils import logging as diffusers_logging
 from tqdm import tqdm
 
-from .. import RSICDecoderPipeline, RSICEncoderPipeline
-from ..bitstream import DEFAULT_MAX_SIDE, MIN_SIDE
-from ..referring.demands import check_weight
-from .equal_size import encode_at_size, pair_at_equal_size
-from .metrics import psnr
-from .photos import read_photos
+from ... import RSICDecoderPipeline, RSICEncoderPipeline
+from ...bitstream import DEFAULT_MAX_SIDE, MIN_SIDE
+from ...referring.demands import check_weight
+from ..equal_size import encode_at_size, pair_at_equal_size
+from ..metrics import psnr
+from ..photos import find_photos
 
 
 def parse_args(arguments=None):
@@ -54,7 +54,7 @@ def compare(encoder, decoder, image, box, **arguments) -> dict[str, float]:
     return row
 
 
-def as_table(rows: dict[str, dict]) -> str:
+def box_alone_table(rows: dict[str, dict]) -> str:
     mean = {key: np.mean([row[key] for row in rows.values()]) for key in next(iter(rows.values()))}
     lines = [
         "| photo | box | bytes, referring | global | box alone | PSNR inside, referring | global | box alone "
@@ -75,7 +75,7 @@ def main(arguments=None):
         check_weight("--weight", args.weight)
         if args.refine < 0:
             raise ValueError(f"--refine must be a whole number from 0 up, got {args.refine}.")
-        photos = [photo for photo in read_photos(args.photos, limit=args.limit) if photo.box]
+        photos = [photo for photo in find_photos(args.photos, limit=args.limit) if photo.box]
     except ValueError as error:
         raise SystemExit(f"{error}") from None
     if not photos:
@@ -98,7 +98,7 @@ def main(arguments=None):
         arguments = {"weight": args.weight, "caption": photo.caption, "refinement_steps": args.refine}
         rows[photo.name] = compare(*pipelines, image, box, **arguments)
     if rows:
-        print(as_table(rows))
+        print(box_alone_table(rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the caption and the map cost, as two Markdown tables: bytes against zlib, and against raw cells.
 
-    python -m rsic_diffusers.evaluation.side_information --annotations PHOTOS/annotations.json
+    python -m rsic_diffusers.evaluation.experiments.side_information --annotations PHOTOS/annotations.json
 
 The captions are those of the annotations (as `rsic evaluate` takes them, with the photos beside them), if given, and
 those of `held_out_captions.txt`, which no dictionary was made from. The maps have 8 levels and are those of the
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..description.text_coding import encode_caption
-from ..referring.demands import Demand, make_weight_map
-from ..referring.map_coding import encode_map
-from ..referring.weight_map import WeightMap, grid_size
-from .photos import Photo, read_photos
+from ...bitstream.caption_coding import encode_caption
+from ...bitstream.map_coding import encode_map
+from ...referring.demands import Demand, make_weight_map
+from ...referring.weight_map import WeightMap, grid_size
+from ..photos import Photo, find_photos
 
 
 LEVELS = 8
@@ -104,7 +104,7 @@ def main():
     if args.annotations and not args.annotations.is_file():
         parser.error(f"{args.annotations} is no file; give an annotations.json, or leave it out.")
     try:
-        photos = read_photos(args.annotations.parent, args.annotations) if args.annotations else []
+        photos = find_photos(args.annotations.parent, args.annotations) if args.annotations else []
     except ValueError as error:
         parser.error(str(error))
 

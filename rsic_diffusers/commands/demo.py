@@ -1,0 +1,57 @@
+"""`rsic demo`: one photo there and back, as one sheet of pictures."""
+
+from pathlib import Path
+
+from . import BaseRSICCommand
+from .arguments import demand_arguments, model_arguments, parse_numbers
+from .loading import load_pipeline, make_generator
+from .outputs import check_output, check_picture_name, save_image
+
+
+class DemoCommand(BaseRSICCommand):
+    @staticmethod
+    def register_subcommand(subparsers) -> None:
+        parser = subparsers.add_parser(
+            "demo",
+            parents=[model_arguments(), demand_arguments()],
+            help="encode and decode a photo, save one sheet",
+            description="Encode a photo in referring and in global mode at about equal bytes, decode both, and save a "
+            "sheet beside what a standard codec makes of as many bytes. Without a photo: one that matplotlib ships.",
+        )
+        parser.add_argument("photo", nargs="?")
+        parser.add_argument(
+            "--box",
+            action="append",
+            type=parse_numbers(4, weighted=False),
+            metavar="X0,Y0,X1,Y1",
+            help="what must stay faithful, in pixels; may be given several times",
+        )
+        parser.add_argument("-o", "--output", default="rsic_demo.png", help="the sheet (rsic_demo.png)")
+        parser.add_argument("--seed", type=int, help="noise seed; default: from the files")
+        parser.set_defaults(command_class=DemoCommand)
+
+    def run(self) -> int | None:
+        args = self.args
+        from ..images import open_image
+
+        output = Path(args.output)
+        check_output(output, args.photo)
+        check_picture_name(output)
+        caption, boxes = args.caption, [box for box, _ in args.box or []]
+        if args.photo:
+            image = open_image(args.photo)
+            boxes = boxes or [(image.width / 4, image.height / 4, image.width * 3 / 4, image.height * 3 / 4)]
+        else:
+            from matplotlib.cbook import get_sample_data
+
+            image = open_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
+            caption = caption or "a woman in a navy uniform and cap in front of a flag"
+            boxes = boxes or [(150, 40, 370, 310)]
+        encoder, decoder = load_pipeline("RSICEncoderPipeline", args), load_pipeline("RSICDecoderPipeline", args)
+        decoder.set_progress_bar_config(disable=False)
+
+        from ..evaluation.experiments.demo_sheet import make_demo_sheet
+
+        sheet = make_demo_sheet(encoder, decoder, image, boxes, caption, lambda: make_generator(args.seed))
+        save_image(sheet, output)
+        print(f"The sheet is {output}")

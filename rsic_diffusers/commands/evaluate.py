@@ -1,0 +1,154 @@
+"""`rsic evaluate`: tables, curves and sheets over a folder of photos."""
+
+import argparse
+from pathlib import Path
+
+from ..bitstream import DEFAULT_MAX_SIDE
+from . import BaseRSICCommand
+from .arguments import model_arguments, parse_named_folder, parse_variant
+from .loading import find_device
+from .outputs import output_folder
+
+
+EPILOG = """an annotations.json (all but "file" may be left out; a box is in fractions
+of width and height, a mask's path is from the file; without annotations all photos of the folder, in global mode):
+  [{"file": "harbour.jpg", "caption": "a lighthouse above a harbour", "phrase": "the lighthouse",
+    "box": [0.1, 0.2, 0.4, 0.9], "mask": "masks/harbour.png"}]
+
+examples:
+  rsic evaluate photos -o out                                           the model against standard codecs
+  rsic evaluate photos -o out --weights 0.857 0.571 1 --metrics all     curves, all metrics that can be had
+  rsic evaluate photos -o out --presets fast paper --ablations          the paper's Table I
+  rsic evaluate photos -o out --external perco=decoded                  another codec: its pictures and sizes.json"""
+
+
+class EvaluateCommand(BaseRSICCommand):
+    @staticmethod
+    def register_subcommand(subparsers) -> None:
+        parser = subparsers.add_parser(
+            "evaluate",
+            parents=[model_arguments()],
+            help="tables, curves and sheets over a folder of photos",
+            description="Encode a folder of photos to files, decode them in a fresh pipeline, and measure: in "
+            "referring "
+            "mode, in global mode at as many bytes, without diffusion, and by other codecs at as many bytes. OUT gets "
+            "table.md, results.csv, results.json, curves.png, sheets, and all files and pictures. An interrupted run "
+            "goes "
+            "on where it was; another metric or codec is added to what is there.",
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("photos", help="folder of photos")
+        parser.add_argument("-o", "--output", required=True, help="folder for all that is made")
+        parser.add_argument("--annotations", metavar="JSON", help="default: annotations.json in the folder, if any")
+        parser.add_argument("--limit", type=int, help="only the first photos")
+        parser.add_argument(
+            "--weights",
+            type=float,
+            nargs="+",
+            default=[0.857],
+            metavar="W",
+            help="M where it matters; the first is that of tables, the others add points to the curves (0.857)",
+        )
+        parser.add_argument(
+            "--presets",
+            nargs="+",
+            metavar="NAME",
+            help="of the decoder, side by side (default: the model's own settings)",
+        )
+        parser.add_argument(
+            "--ablations", action="store_true", help="the paper's Table I around the first preset, at the first weight"
+        )
+        parser.add_argument(
+            "--variant",
+            action="append",
+            default=[],
+            type=parse_variant,
+            metavar="NAME:ARGUMENT=VALUE,...",
+            help='a row with other arguments of the decoder, "half way:strength=0.5,num_inference_steps=20"; '
+            "repeatable",
+        )
+        parser.add_argument("--single-layer", metavar="FOLDER", help='a codec for the ablation "without HSVLC"')
+        parser.add_argument(
+            "--codecs",
+            nargs="*",
+            metavar="NAME",
+            help="jpeg, webp, avif, jpeg2000, jpegxl, vvc, ms-illm (default: the first five, as far as they can be "
+            "had)",
+        )
+        parser.add_argument(
+            "--external",
+            action="append",
+            default=[],
+            type=parse_named_folder,
+            metavar="NAME=FOLDER",
+            help="pictures that another codec made, with their sizes.json or sizes.csv",
+        )
+        parser.add_argument(
+            "--metrics",
+            nargs="+",
+            metavar="NAME",
+            help="psnr, ssim, ms_ssim, lpips, dists, clip, f_psnr, f_ssim, f_lpips, feature_distance, fid, kid, or "
+            '"all" '
+            "(default: those that need no download)",
+        )
+        parser.add_argument(
+            "--referring-model",
+            metavar="MODEL",
+            help="refer by the photos' phrases, found by this CLIP or CLIPSeg of transformers, rather than by mask or "
+            "box",
+        )
+        parser.add_argument(
+            "--max-side",
+            type=int,
+            default=DEFAULT_MAX_SIDE,
+            metavar="PIXELS",
+            help="code a larger photo at this size (768; 0: never)",
+        )
+        parser.add_argument(
+            "--refine",
+            type=int,
+            default=0,
+            metavar="STEPS",
+            help="refinement steps of the encoder, see rsic encode (0)",
+        )
+        parser.add_argument("--seed", type=int, help="noise seed; default: from the files")
+        parser.add_argument("--sheets", type=int, default=4, help="of so many photos (4)")
+        parser.set_defaults(command_class=EvaluateCommand)
+
+    def run(self) -> int | None:
+        args = self.args
+        from ..evaluation.photos import find_photos
+
+        folder, output = Path(args.photos), output_folder(args)
+        if output.exists() and folder.exists() and output.samefile(folder):
+            raise ValueError(f"The output {output} is the folder of photos; give another.")
+        photos = find_photos(folder, args.annotations and Path(args.annotations), args.limit, output)
+        device = find_device(args)
+        import torch
+
+        from ..evaluation.run import Evaluation, evaluate
+
+        evaluation = Evaluation(
+            photos,
+            output,
+            model=args.model,
+            weights=args.weights,
+            presets=args.presets or [None],
+            with_ablations=args.ablations,
+            variants=args.variant,
+            single_layer=args.single_layer,
+            codecs=args.codecs,
+            external=args.external,
+            metrics=args.metrics,
+            referring_model=args.referring_model,
+            max_side=args.max_side or None,
+            refinement_steps=args.refine,
+            device=device,
+            dtype=getattr(torch, args.dtype),
+            seed=args.seed,
+        )
+        failures = evaluate(evaluation, args.sheets)
+        if evaluation.share.is_main_process:
+            print((output / "table.md").read_text("utf-8"))
+        return 1 if failures else 0

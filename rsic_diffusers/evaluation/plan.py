@@ -1,0 +1,160 @@
+"""What an evaluation compares, over which photos, and where its files go."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..bitstream import DEFAULT_MAX_SIDE
+from ..folders import share_of_work
+from ..pipelines.presets import PAPER, PRESETS
+from ..referring.demands import check_weight
+from .ledger import Ledger
+from .methods import Method, ablations, own_methods
+from .metrics import PICTURE_METRICS, SET_METRICS, load_available, load_picture_metrics, load_set_metrics
+from .peers import DEFAULT_PEERS, PeerUnavailable, load_external, load_peer
+from .photos import Photo
+
+
+@dataclass
+class EvaluationPlan:
+    """What is compared, over which photos, and where it goes.
+
+    Args:
+        photos (`list[Photo]`): See [`find_photos`].
+        output (`Path`): Folder for files, pictures and the ledger. What is there already is not made again.
+        model (`str`): Folder, Hub id or embedded model.
+        weights (`list[float]`): M in the region. The first is that of tables, presets and ablations; the others only
+            add points to the curves.
+        presets (`list[str | None]`): Of the decoder; None is the model's own settings. Ablations are of the first.
+        with_ablations (`bool`): See [`ablations`].
+        variants (`list[tuple[str, dict]]`): More rows: names, and arguments of the decoder over the first preset's.
+        single_layer (`str`, *optional*): Folder of a codec trained with `--single_layer`, for "without HSVLC".
+        codecs (`list[str]`, *optional*): Names of `PEERS`; default: `DEFAULT_PEERS`.
+        external (`list[tuple[str, str]]`): Names, and folders of what other codecs made, see [`load_external`].
+        metrics (`list[str]`, *optional*): Names of `PICTURE_METRICS` and `SET_METRICS`, or "all"; default: those that
+            need no download.
+        referring_model (`str`, *optional*): Finds the photos' phrases; without one their masks or boxes are referred
+            to. What is measured stays the latter.
+        max_side (`int`, *optional*), refinement_steps (`int`), device, dtype (`torch.dtype`): As the pipelines take
+            them.
+        seed (`int`, *optional*): Of the decoder's noise; by default the file's own.
+    """
+
+    photos: list[Photo]
+    output: Path
+    model: str = "rsic-tiny"
+    weights: list[float] = field(default_factory=lambda: [6 / 7])
+    presets: list[str | None] = field(default_factory=lambda: [None])
+    with_ablations: bool = False
+    variants: list[tuple[str, dict]] = field(default_factory=list)
+    single_layer: str | None = None
+    codecs: list[str] | None = None
+    external: list[tuple[str, str]] = field(default_factory=list)
+    metrics: list[str] | None = None
+    referring_model: str | None = None
+    max_side: int | None = DEFAULT_MAX_SIDE
+    refinement_steps: int = 0
+    device: str | torch.device = "cpu"
+    dtype: torch.dtype = torch.float32
+    seed: int | None = None
+
+    def __post_init__(self):
+        self.weights, self.presets = list(dict.fromkeys(self.weights)), list(dict.fromkeys(self.presets))
+        for weight in self.weights:
+            check_weight("weight", weight)
+        unknown = [preset for preset in self.presets if preset not in (None, *PRESETS)]
+        if unknown:
+            raise ValueError(f"There is no preset {', '.join(unknown)}; choose from {', '.join(PRESETS)}.")
+        if self.referring_model and not all(photo.phrase for photo in self.photos):
+            raise ValueError("A referring model needs a phrase for each photo; give annotations that hold them.")
+        if self.single_layer and not self.with_ablations:
+            raise ValueError("A single-layer codec is for an ablation; ask for the ablations too.")
+        self.share = share_of_work()
+        self.mine = self.photos[self.share.process_index :: self.share.num_processes]
+        self.ledger = Ledger(self.output, self.share.process_index)
+        self.has_regions = bool(self.referring_model) or any(photo.box or photo.mask_path for photo in self.photos)
+        self.methods = own_methods(self.presets, self.has_regions)
+        if self.with_ablations:
+            self.methods += ablations(self.presets[0], self.has_regions, self.single_layer is not None)
+        for name, arguments in self.variants:
+            known = {"preset", *PAPER}
+            if not arguments.keys() <= known or None in arguments.values():
+                raise ValueError(f"The variant {name!r} may set {', '.join(sorted(known))}; got {arguments}.")
+            arguments = {"preset": self.presets[0], **arguments}
+            if arguments["preset"] not in (None, *PRESETS):
+                raise ValueError(
+                    f"The variant {name!r} asks for no preset there is; choose from {', '.join(PRESETS)}."
+                )
+            self.methods.append(Method(name, self.methods[0].encoding, arguments))
+        self._load_instruments()
+        names = [*(method.name for method in self.methods), *self.peers]
+        if len({_folder_name(name, 0) for name in names}) < len(names) or any("/" in name for name in names):
+            raise ValueError(f"Rows must have names of their own, without a slash; these are {', '.join(names)}.")
+
+    def _load_instruments(self):
+        """Other codecs and metrics, and a line on each that cannot be had."""
+        self.peers, self.unavailable = {}, []
+        for name in DEFAULT_PEERS if self.codecs is None else self.codecs:
+            try:
+                peer = load_peer(name)
+                self.peers[peer.name] = peer
+            except PeerUnavailable as error:
+                self.unavailable.append(str(error))
+        for name, folder in self.external:
+            if name in self.peers:
+                raise ValueError(f"There are two codecs {name!r}; give what was made elsewhere another name.")
+            self.peers[name] = load_external(name, Path(folder))
+        known = {**PICTURE_METRICS, **SET_METRICS}
+        names = self.metrics or [name for name, metric in known.items() if not metric.needs_download]
+        names = list(known) if "all" in names else names
+        of_sets = [name for name in names if name in SET_METRICS]
+        of_pictures = [name for name in names if name not in SET_METRICS]
+        self.picture_metrics, reasons = load_available(load_picture_metrics, of_pictures, self.device)
+        self.set_metrics, more = load_available(load_set_metrics, of_sets, self.device)
+        self.unavailable += reasons + more
+        if self.share.is_main_process:
+            print(*self.unavailable, sep="\n", end="\n" * bool(self.unavailable), file=sys.stderr)
+
+    def rows(self) -> list[tuple[str, float]]:
+        """Names and weights of all that is measured, in the order of the tables."""
+        own = [(method.name, weight) for method in self.methods for weight in self.weights_of(method)]
+        # A folder of pictures is the same at each weight.
+        theirs = [
+            (name, weight)
+            for name in self.peers
+            for weight in (self.weights[:1] if name in dict(self.external) else self.weights)
+        ]
+        return own + theirs
+
+    def weights_of(self, method: Method) -> list[float]:
+        return self.weights if method.on_curve else self.weights[:1]
+
+    def file(self, photo: Photo, encoding: str, weight: float) -> Path:
+        return self.output / "files" / _folder_name(encoding, weight) / f"{photo.name}.rsic"
+
+    def picture(self, photo: Photo, name: str, weight: float) -> Path:
+        return self.output / "pictures" / _folder_name(name, weight) / f"{photo.name}.png"
+
+    def entries(self) -> list[dict]:
+        """The figures of every photo by every row; those that failed left out."""
+        entries = [self.ledger.get(photo.name, *row) for row in self.rows() for photo in self.photos]
+        return [{key: entry[key] for key in entry if key != "failed_metrics"} for entry in entries if entry]
+
+    def failures(self) -> list[str]:
+        """What went wrong in this run's rows and their files, a sentence each."""
+        names = {name for name, _ in self.rows()} | {f"file, {method.encoding}" for method in self.methods}
+        photos = {photo.name for photo in self.photos}
+        failures = []
+        for (photo, name, weight), entry in self.ledger.entries.items():
+            if name in names and photo in photos and weight in self.weights:
+                row = f"{photo}, {name}, M = {weight:.3f}"
+                failures += [f"{row}: {entry['error']}"] if "error" in entry else []
+                metrics = entry.get("failed_metrics", {})
+                failures += [f"{row}, {one}: {metrics[one]}" for one in metrics if one in self.picture_metrics]
+        return failures
+
+
+def _folder_name(name: str, weight: float) -> str:
+    return f"{name.replace(', ', '-').replace(' = ', '').replace(' ', '-')}-{weight:.3f}"
