@@ -74,3 +74,10 @@ def photo_latents(encoder, small_photo):
 
     with torch.no_grad():
         return encode_image(encoder.vae, encoder.image_processor.preprocess(small_photo))
+
+
+@pytest.fixture(scope="session")
+def files(encoder, photo):
+    """Three of 64 x 64: two with one caption, one with none."""
+    photos = [photo.crop((x, 80, x + 64, 144)) for x in (150, 200, 250)]
+    return encoder(photos, caption=["a woman in a cap", None, "a woman in a cap"], weight=0.2).bitstream

@@ -1,0 +1,62 @@
+"""The benchmark, and the profile of a decoding."""
+
+import time
+
+import pytest
+import torch
+
+from rsic_diffusers.evaluation.experiments import benchmark
+from rsic_diffusers.evaluation.experiments.decoding_profile import Stopwatch, profile_decoding
+
+
+STRENGTH = {"num_inference_steps": 4, "num_recurrence_steps": 2, "strength": 1.0}
+
+
+def test_a_call_inside_a_call_is_counted_once():
+    watch = Stopwatch(torch.device("cpu"))
+    inner = watch.timed("inner", lambda: time.sleep(0.05))
+
+    def outer():
+        inner()
+        time.sleep(0.02)
+        inner()
+
+    start = time.perf_counter()
+    watch.timed("outer", outer)()
+    whole = time.perf_counter() - start
+    assert 0.1 <= watch.seconds["inner"] and 0.02 <= watch.seconds["outer"] <= whole - 0.1
+    assert sum(watch.seconds.values()) == pytest.approx(whole, abs=0.005)
+
+
+def test_a_profile_adds_up_and_leaves_nothing_behind(decoder, files):
+    start = time.perf_counter()
+    profile = profile_decoding(decoder, files, **STRENGTH)
+    whole = time.perf_counter() - start
+    assert profile.evaluations == 4 * 2 and min(profile.parts.values()) > 0
+    assert 0.8 * whole < profile.seconds <= whole
+    assert profile.parts["UNet"] / profile.seconds == pytest.approx(1 - profile.outside_unet)
+    assert "forward" not in vars(decoder.unet) and "step" not in vars(decoder.scheduler)
+
+
+def test_a_compiled_step_is_profiled_whole(decoder, files, monkeypatch):
+    step = torch.compile(decoder.scheduler.step, fullgraph=True, backend="eager")
+    monkeypatch.setattr(decoder.scheduler, "step", step)
+    profile = profile_decoding(decoder, files, watch_guidance=False, **STRENGTH)
+    assert "guidance" not in profile.parts and min(profile.parts.values()) > 0
+    table = benchmark.profile_table({"compiled": profile})
+    assert "guidance + scheduler, s" in table and "guidance of a step" not in table
+
+
+def test_the_benchmark_prints_a_row_for_each_preset(capsys):
+    size = ["--size", "128", "128", "--repeats", "1", "--num_inference_steps", "4", "--num_recurrence_steps", "2"]
+    benchmark.main(["--preset", "default", "paper", "--channels_last", "--refinement_steps", "2", *size])
+    printed = capsys.readouterr().out
+    assert "encode, 2 refinement steps" in printed and "VAE encode" in printed and "HSVLC compress" in printed
+    header, _, *rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
+    default, paper = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (default["preset"], paper["preset"]) == ("default", "paper")
+    assert paper["UNet evaluations"] == str(4 + 4 * 2) and float(default["ratio"]) == 1
+    seconds = {name: float(value) for name, value in paper.items() if name.endswith(", s")}
+    assert sum(seconds.values()) == pytest.approx(float(paper["seconds"]), abs=0.02)
+    share = 100 * (1 - seconds["UNet, s"] / sum(seconds.values()))
+    assert share == pytest.approx(float(paper["outside the UNet"].rstrip(" %")), abs=2)

@@ -1,0 +1,296 @@
+"""`rsic evaluate` on real photos: every figure against what the files and pictures it left behind say."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsic_diffusers.commands.rsic_cli import main
+from rsic_diffusers.evaluation.methods import ablations
+from rsic_diffusers.evaluation.metrics.pixel_metrics import LOADERS
+from rsic_diffusers.evaluation.photos import find_photos
+from rsic_diffusers.evaluation.run import Evaluation
+
+
+WEIGHTS = ["0.857", "0.4"]
+METRICS = ["psnr", "f_psnr", "ssim"]
+
+
+def make_folder(folder, photo):
+    """Three photos: with a box, with a mask, and in a subfolder with no region."""
+    (folder / "sub").mkdir(parents=True)
+    crops = {"a.png": (150, 40, 310, 170), "b.png": (0, 0, 128, 128), "sub/c.png": (300, 300, 428, 428)}
+    for name, box in crops.items():
+        photo.crop(box).save(folder / name)
+    mask = np.zeros((128, 128), np.uint8)
+    mask[20:70, 30:90] = 255
+    (folder / "masks").mkdir()
+    Image.fromarray(mask).save(folder / "masks" / "b.png")
+    entries = [
+        {"file": "a.png", "caption": "a woman", "phrase": "woman", "box": [0.25, 0.1, 0.75, 0.8], "width": 160},
+        {"file": "b.png", "mask": "masks/b.png"},
+        {"file": "sub/c.png", "caption": "a uniform"},
+    ]
+    (folder / "annotations.json").write_text(json.dumps(entries))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, photo):
+    folder = make_folder(tmp_path_factory.mktemp("evaluate") / "photos", photo)
+    output = folder.parent / "out"
+    command = ["evaluate", str(folder), "-o", str(output), "--weights", *WEIGHTS, "--codecs", "jpeg", "webp"]
+    assert main([*command, "--metrics", *METRICS]) == 0
+    return folder, output, command
+
+
+def rows_of(output):
+    with open(output / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def psnr(one, other):
+    return 10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2))
+
+
+def test_figures_are_those_of_the_files_and_pictures(run):
+    folder, output, _ = run
+    rows = rows_of(output)
+    assert len(rows) == 3 * 2 * 6  # photos, weights; two modes decoded and codec only, two other codecs
+    masks = {"a.png": np.zeros((130, 160), bool), "b.png": np.asarray(Image.open(folder / "masks" / "b.png")) > 0}
+    masks["a.png"][13:104, 40:120] = True
+    for row in rows:
+        where = f"{row['method'].replace(', ', '-').replace(' ', '-')}-{float(row['weight']):.3f}"
+        original = np.asarray(Image.open(folder / row["photo"]))
+        picture = np.asarray(Image.open(output / "pictures" / where / f"{row['photo']}.png"))
+        assert float(row["psnr"]) == pytest.approx(psnr(picture, original), abs=1e-6)
+        if row["photo"] == "sub/c.png":
+            assert row["f_psnr"] == ""
+        else:
+            inside = masks[row["photo"]]
+            assert float(row["f_psnr"]) == pytest.approx(psnr(picture[inside], original[inside]), abs=1e-6)
+        pixels = original.shape[0] * original.shape[1]
+        assert float(row["bpp"]) == pytest.approx(8 * int(row["bytes"]) / pixels)
+        if row["method"] not in ("JPEG", "WebP"):
+            mode = row["method"].split(",")[0]
+            file = output / "files" / f"{mode}-{float(row['weight']):.3f}" / f"{row['photo']}.rsic"
+            assert int(row["bytes"]) == file.stat().st_size
+            assert int(row["bytes"]) == sum(int(row[name]) for name in "header caption map f0 f1 f2 f3".split())
+            assert (int(row["unet_evaluations"]) == 0) == row["method"].endswith("codec only")
+
+
+def test_pictures_are_what_the_decoder_makes_of_the_files(run, decoder):
+    _, output, _ = run
+    file = output / "files" / "referring-0.857" / "a.png.rsic"
+    for method, arguments in (("referring", {}), ("referring-codec-only", {"num_inference_steps": 0})):
+        expected = np.asarray(decoder(file, **arguments).images[0])
+        picture = np.asarray(Image.open(output / "pictures" / f"{method}-0.857" / "a.png.png"))
+        np.testing.assert_array_equal(picture, expected)
+
+
+def test_global_mode_takes_as_many_bytes(run):
+    sizes = {(row["photo"], row["weight"], row["method"]): int(row["bytes"]) for row in rows_of(run[1])}
+    for (photo, weight, method), size in sizes.items():
+        wanted = sizes[photo, weight, "referring"]
+        if method == "global" and wanted > 100:  # the coder's words of 4 bytes leave smaller ones little choice
+            assert size == pytest.approx(wanted, rel=0.02, abs=4)
+
+
+def test_table_holds_the_means(run):
+    _, output, _ = run
+    rows = [row for row in rows_of(output) if row["method"] == "global" and float(row["weight"]) == 0.857]
+    line = next(line for line in (output / "table.md").read_text().splitlines() if line.startswith("| global |"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    size, bpp, psnr_, ssim = (np.mean([float(row[name]) for row in rows]) for name in ("bytes", "bpp", "psnr", "ssim"))
+    assert cells[1:6] == ["3", f"{size:.0f}", f"{bpp:.4f}", f"{psnr_:.2f}", f"{ssim:.4f}"]
+    results = json.loads((output / "results.json").read_text())
+    assert results["versions"]["torch"] and results["seed"] is None and len(results["rows"]) == len(rows_of(output))
+    assert (output / "curves.png").stat().st_size > 10_000
+    assert Image.open(output / "sheets" / "a.png.png").width > 4 * 160
+
+
+def test_an_interrupted_run_goes_on_and_metrics_can_be_added(run):
+    _, output, command = run
+    before = rows_of(output)
+    pictures = {path: path.stat().st_mtime_ns for path in output.glob("pictures/**/*.png")}
+    gone = output / "pictures" / "referring-0.857" / "b.png.png"
+    bytes_before = gone.read_bytes()
+    gone.unlink()
+    ledger = output / "ledger-0.jsonl"
+    ledger.write_bytes(ledger.read_bytes() + b'\n{"photo": "a.png", "meth')  # killed while it wrote
+
+    assert main([*command, "--metrics", *METRICS, "f_ssim"]) == 0
+    assert gone.read_bytes() == bytes_before
+    assert [path for path, time in pictures.items() if path.stat().st_mtime_ns != time] == [gone]
+    assert "nan" not in (output / "results.json").read_text().lower()
+    for old, new in zip(before, rows_of(output), strict=True):
+        assert {name: value for name, value in old.items() if new[name] != value}.keys() <= (
+            {"decode_seconds", "peak_memory"} if new["photo"] == "b.png" else set()
+        )
+        assert (new["f_ssim"] == "") == (new["photo"] == "sub/c.png")
+
+
+def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo, encoder):
+    folder = make_folder(tmp_path / "photos", photo)
+    (folder / "annotations.json").unlink()  # global mode, in which M = 1 leaves diffusion nothing to do: quick
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs", "jpeg"]
+    command += ["--presets", "fast", "--weights", "1", "--limit", "1"]
+    assert main(command) == 0
+    before = {row["method"]: row for row in rows_of(tmp_path / "out")}
+    assert before["global, fast"]["psnr"] == before["global, codec only"]["psnr"]
+    photo.crop((0, 200, 160, 330)).save(folder / "a.png")
+    assert main(command) == 0
+    after = {row["method"]: row for row in rows_of(tmp_path / "out")}
+    for name in before:
+        assert after[name]["psnr"] != before[name]["psnr"]
+    data = (tmp_path / "out" / "files" / "global-1.000" / "a.png.rsic").read_bytes()
+    assert int(after["global, fast"]["bytes"]) == len(data)
+    assert main([*command, "--refine", "2"]) == 0
+    refined = (tmp_path / "out" / "files" / "global-1.000" / "a.png.rsic").read_bytes()
+    assert refined == encoder(Image.open(folder / "a.png"), refinement_steps=2).bitstream != data
+
+
+def test_no_file_of_an_earlier_run_stands_for_one_that_failed(tmp_path, photo):
+    photos = find_photos(make_folder(tmp_path / "photos", photo), limit=1)
+    Evaluation(photos, tmp_path / "out", codecs=[], metrics=["psnr"]).encode()
+    photos = [dataclasses.replace(photos[0], caption="word " * 200)]  # more than the text encoder reads
+    evaluation = Evaluation(photos, tmp_path / "out", codecs=[], metrics=["psnr"])
+    evaluation.encode()
+    evaluation.decode()
+    failures = "\n".join(evaluation.failures())
+    assert "file, referring" in failures and "file, global" in failures and "global, M = 0.857: Its file" in failures
+    assert evaluation.entries() == []
+
+
+def test_another_codecs_pictures_are_taken_as_they_are(tmp_path, photo):
+    folder = make_folder(tmp_path / "photos", photo)
+    (folder / "annotations.json").unlink()
+    (folder / "masks" / "b.png").unlink()
+    theirs = tmp_path / "theirs"
+    (theirs / "sub").mkdir(parents=True)
+    sizes = {}
+    for name in ("a.png", "b.png", "sub/c.png"):
+        Image.open(folder / name).quantize(16).convert("RGB").save(theirs / name)
+        sizes[name] = 100 + len(sizes)
+    (theirs / "sizes.json").write_text(json.dumps(sizes))
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs"]
+    command += ["--external", f"theirs={theirs}", "--weights", "1"]
+    assert main(command) == 0
+    rows = [row for row in rows_of(tmp_path / "out") if row["method"] == "theirs"]
+    assert [int(row["bytes"]) for row in rows] == [100, 101, 102]
+    for row in rows:
+        expected = psnr(np.asarray(Image.open(theirs / row["photo"])), np.asarray(Image.open(folder / row["photo"])))
+        assert float(row["psnr"]) == pytest.approx(expected)
+
+    Image.open(folder / "b.png").quantize(4).convert("RGB").save(theirs / "b.png")
+    (theirs / "sizes.json").write_text(json.dumps({**sizes, "a.png": 90}))
+    assert main(command) == 0
+    again = [row for row in rows_of(tmp_path / "out") if row["method"] == "theirs"]
+    assert [int(row["bytes"]) for row in again] == [90, 101, 102]
+    assert [new["psnr"] == old["psnr"] for new, old in zip(again, rows)] == [True, False, True]
+
+
+def test_a_metric_that_fails_takes_nothing_else_with_it(tmp_path, photo, capsys, monkeypatch):
+    folder = make_folder(tmp_path / "photos", photo)
+    (folder / "annotations.json").unlink()  # global mode, in which M = 1 leaves diffusion nothing to do: quick
+    (folder / "masks" / "b.png").unlink()
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "ssim", "--codecs"]
+    command += ["--weights", "1", "--limit", "1"]
+
+    def no_memory(*_):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(LOADERS, "ssim", lambda device: no_memory)
+        assert main(command) == 1
+    rows = rows_of(tmp_path / "out")
+    assert rows and all(row["psnr"] and row["bytes"] and not row.get("ssim") for row in rows)
+    assert "a.png, global, M = 1.000, ssim: out of memory" in (tmp_path / "out" / "table.md").read_text()
+    pictures = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/pictures/**/*.png")}
+    assert main(command) == 0
+    assert all(row["ssim"] for row in rows_of(tmp_path / "out"))
+    assert pictures == {path: path.stat().st_mtime_ns for path in pictures}
+
+
+def test_a_photo_that_fails_is_reported_and_the_others_are_done(tmp_path, photo, capsys):
+    folder = make_folder(tmp_path / "photos", photo)
+    (folder / "b.png").write_bytes(b"no picture")
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs", "jpeg"]
+    assert main(command) == 1
+    assert {row["photo"] for row in rows_of(tmp_path / "out")} == {"a.png", "sub/c.png"}
+    assert "b.png" in capsys.readouterr().err
+    assert "b.png is not an image" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_ablations_are_the_papers():
+    arguments = {method.name: method.decoding for method in ablations("fast", True, True)}
+    assert [arguments[f"T = {T}"]["num_inference_steps"] for T in (10, 30, 50)] == [10, 30, 50]
+    assert [arguments[f"T_r = {T_r}"]["num_recurrence_steps"] for T_r in (1, 4, 8)] == [1, 4, 8]
+    assert "without HSVLC" in arguments and "without HSVLC" not in [one.name for one in ablations("fast", True, False)]
+
+
+def test_ablations_differ_as_they_should(tmp_path, photo, monkeypatch):
+    long = ("T = 30", "T_r = 4", "T_r = 8")  # minutes that would say nothing more
+    some = [method for method in ablations(None, True, False) if method.name not in long]
+    monkeypatch.setattr("rsic_diffusers.evaluation.plan.ablations", lambda *_: some)
+    folder = make_folder(tmp_path / "photos", photo)
+    out = tmp_path / "out"
+    command = ["evaluate", str(folder), "-o", str(out), "--limit", "1", "--metrics", "psnr", "f_psnr", "--codecs"]
+    assert main([*command, "--ablations", "--variant", "half way:strength=0.5,num_inference_steps=20"]) == 0
+    rows = {row["method"]: row for row in rows_of(out)}
+    assert int(rows["without GDE"]["caption"]) < int(rows["referring"]["caption"])
+    assert int(rows["without GDE"]["f3"]) == pytest.approx(int(rows["referring"]["f3"]), abs=1)
+    assert int(rows["without RGE"]["bytes"]) < int(rows["referring"]["bytes"]) / 2
+    assert float(rows["without RGE"]["f_psnr"]) < float(rows["referring"]["f_psnr"])
+    assert [int(rows[name]["unet_evaluations"]) for name in ("T = 10", "T = 50", "T_r = 1")] == [4, 18, 7]
+
+    assert int(rows["half way"]["unet_evaluations"]) == 10  # 951, 901, ... 501 are above half way
+
+    def picture(name):
+        return (out / "pictures" / f"{name}-0.857" / "a.png.png").read_bytes()
+
+    assert picture("T_r1") == picture("referring") != picture("T50")  # the model's own setting by another name
+    assert picture("without-guidance") != picture("referring")
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ({"file": "none.png"}, "does not hold"),
+        ({"file": "a.png", "box": [0.5, 0, 0.2, 1]}, "fractions"),
+        ({"file": "a.png", "mask": "none.png"}, "no mask"),
+        ({"caption": "a dog"}, '"file"'),
+        ({"file": "a.png", "box": ["a", 0, 1, 1]}, "fractions"),
+        ({"file": "a.png", "mask": 5}, "must be text"),
+        ({"file": "../photos/a.png"}, "must be the name"),
+    ],
+)
+def test_annotations_that_cannot_be_are_refused(tmp_path, photo, entry, message):
+    folder = make_folder(tmp_path / "photos", photo)
+    (folder / "annotations.json").write_text(json.dumps([entry]))
+    with pytest.raises(ValueError, match=message):
+        find_photos(folder)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--weights", "1.5"], "between 0 and 1"),
+        (["--presets", "quick"], "no preset quick"),
+        (["--variant", "a:strenght=1"], "strenght"),
+        (["--variant", "referring:strength=1"], "names of their own"),
+        (["--metrics", "psnr2"], "psnr2"),
+        (["--codecs", "gif"], "gif"),
+        (["--limit", "0"], "at least 1"),
+        (["--external", "perco=nowhere"], "nowhere"),
+    ],
+)
+def test_bad_arguments_are_one_sentence_and_nothing_is_written(tmp_path, photo, capsys, arguments, message):
+    folder = make_folder(tmp_path / "photos", photo)
+    assert main(["evaluate", str(folder), "-o", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+    assert not (tmp_path / "out").exists()
