@@ -1,1 +1,1 @@
-"""Measuring: metrics, standard codecs at equal bytes, and the commands that make the README's tables."""
+"""Measuring: metrics, standard codecs at equal bytes, and the commands that make the tables of docs/RESULTS.md."""

@@ -14,7 +14,7 @@ from .latents import decode_latents
 
 # HSVLC is trained to R + lambda(M) x the latents' squared error, lambda(M) = 0.12 exp(6 M), in bits per position of
 # the latents. That error is, for rsic-tiny, 7 (M = 0) to 17 (M = 6/7) times the error that it adds to the picture
-# (values in [-1, 1]), by the README's table; with 12, refined files keep about their size.
+# (values in [-1, 1]), by docs/RESULTS.md; with 12, refined files keep about their size.
 PIXEL_LAMBDA = 0.12 * 12
 # Root mean square of the first of n steps, times sqrt(n), in units of the latents (whose variance is about 1), where
 # M is constant; later ones get smaller. Of half as much, momentum and Adam none brought the cost further down, by five
