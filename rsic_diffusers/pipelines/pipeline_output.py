@@ -11,6 +11,7 @@ from diffusers.utils import BaseOutput
 from ..bitstream import Bitstream
 from ..files import write_file
 from ..referring.map_image import map_image
+from .overlay import overlay_weights, weights_at_pixels
 
 
 @dataclass
@@ -71,7 +72,38 @@ class RSICDecoderOutput(BaseOutput):
         images (`list[PIL.Image.Image]`, `np.ndarray` of shape (B, H, W, 3) in [0, 1], or `torch.Tensor`): The
             pictures; (B, 3, H, W) in [0, 1] for `output_type="pt"`, the latents z_0 for `"latent"`.
         num_unet_evaluations (`int`): UNet calls made, a pair for classifier-free guidance counted as one.
+        files (`list[Bitstream]`): What the files hold.
     """
 
     images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
     num_unet_evaluations: int
+    files: list[Bitstream]
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of each file; may be empty."""
+        return [file.caption for file in self.files]
+
+    @property
+    def weight_maps(self) -> list[np.ndarray]:
+        """M at each pixel of each picture (of latents: of the coded picture), (H, W), float32 in [0, 1]."""
+        return [weights_at_pixels(file, size) for file, size in zip(self.files, self._sizes())]
+
+    def overlay(self) -> list[PIL.Image.Image]:
+        """The pictures with M shown: full colour where faithful; dim, grey and hatched where imagined."""
+        if self._are_latents():
+            raise ValueError('Latents cannot be shown; decode with output_type="pil".')
+        return [overlay_weights(_as_picture(image), weights) for image, weights in zip(self.images, self.weight_maps)]
+
+    def _are_latents(self) -> bool:
+        return isinstance(self.images, torch.Tensor) and self.images.shape[1] != 3
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each picture."""
+        if self._are_latents():
+            return [file.coded_size for file in self.files]
+        if isinstance(self.images, torch.Tensor):
+            return [tuple(self.images.shape[-2:])] * len(self.files)
+        if isinstance(self.images, np.ndarray):
+            return [self.images.shape[1:3]] * len(self.files)
+        return [image.size[::-1] for image in self.images]

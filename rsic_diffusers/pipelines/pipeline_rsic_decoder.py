@@ -307,6 +307,6 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         self.maybe_free_model_hooks()
         if not return_dict:
             return (images, evaluations)
-        return RSICDecoderOutput(images=images, num_unet_evaluations=evaluations)
+        return RSICDecoderOutput(images=images, num_unet_evaluations=evaluations, files=files)
 
     __call__.__doc__ = __call__.__doc__.replace("{example}", EXAMPLE_DOC_STRING)
