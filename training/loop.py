@@ -113,9 +113,9 @@ def train(args, accelerator, model, loss_of, export, weight_decay=1e-4):
 
     Args:
         model (`torch.nn.Module`): On any device; its `forward` is what distributed training wraps.
-        loss_of (`Callable`): `loss_of(model, rng)` gives the loss of one batch and a dict of figures to show. `rng`
-            (`np.random.Generator`) is seeded by step and process, so that a resumed run sees the batches that the
-            uninterrupted one would have.
+        loss_of (`Callable`): `loss_of(model, rng, step)` gives the loss of one batch and a dict of figures to show.
+            `rng` (`np.random.Generator`) is seeded by step and process, so that a resumed run sees the batches that
+            the uninterrupted one would have.
         export (`Callable`): `export(model, step)` is called on the main process at each checkpoint, with the model
             unwrapped and its weights averaged.
     """
@@ -147,7 +147,7 @@ def train(args, accelerator, model, loss_of, export, weight_decay=1e-4):
             rng = np.random.default_rng((args.seed, step, part, accelerator.process_index))
             with accelerator.accumulate(model):
                 with accelerator.autocast():
-                    loss, figures = loss_of(model, rng)
+                    loss, figures = loss_of(model, rng, step)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(parameters, 1.0)

@@ -17,7 +17,7 @@ hat shirt standing sitting walking running flying swimming riding holding wearin
 parked covered filled made lit clear calm
 """.split()
 
-TEMPLATES = ("a photo of a {}", "a {}", "{}", "a picture of a {}", "a {} in the middle of the picture")
+TEMPLATES = ("a photo of a {}", "a {}")
 
 
 def train_tokenizer(labels, vocab_size):
@@ -28,7 +28,7 @@ def train_tokenizer(labels, vocab_size):
         vocab_size (`int`): At most this many tokens.
     """
     words = COMMON_WORDS * 20
-    texts = [template.format(label) for label in labels for template in TEMPLATES[:2]] + words
+    texts = [template.format(label) for label in labels for template in TEMPLATES] + words
     tokenizer = CLIPTokenizer().train_new_from_iterator(
         texts, vocab_size, initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )

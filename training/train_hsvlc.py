@@ -201,7 +201,7 @@ def main():
             validation = load_latents(vae, list_photos([args.validation_dir]), 64, args.max_side, cache)
     side = args.resolution // 8
 
-    def loss_of(model, rng):
+    def loss_of(model, rng, step):
         crops = [random_crop(latents[rng.integers(len(latents))][0], side, rng) for _ in range(args.train_batch_size)]
         maps = [random_weight_map(side // CELL, side // CELL, rng) for _ in crops]
         # In whole 1/256ths, as the codec sees M.

@@ -4,7 +4,7 @@
 
 Runs on CPU or GPU; `--resume_from_checkpoint latest` goes on after an interruption. The end of a run is the folder
 `<output_dir>/rsic-tiny` with vae, unet, text_encoder, tokenizer and scheduler: a small Stable Diffusion 1.x. Captions
-are made of the labels ("a photo of a ..."); photos without a label train the unconditional model.
+are made of the labels and of the colours in the photos; drawings and objects cut out on white are left out.
 """
 
 import argparse
@@ -13,12 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from captions import describe_colours, is_cut_out, make_caption
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from latent_cache import load_latents
 from loop import add_training_arguments, make_accelerator, train
-from tiny_tokenizer import TEMPLATES, train_tokenizer
-from training_photos import list_photos, random_crop
+from tiny_tokenizer import train_tokenizer
+from training_photos import list_photos, load_photo_arrays, random_crop
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from rsic_diffusers.pipelines.latents import encode_image
+
+
+LARGEST_ENLARGEMENT = 1.5
 
 
 def parse_args():
@@ -73,10 +78,49 @@ def build_models(args, tokenizer):
     return text_encoder, unet
 
 
-def make_caption(label, rng, dropout):
-    if not label or rng.random() < dropout:
-        return ""
-    return TEMPLATES[rng.integers(len(TEMPLATES))].format(label)
+def make_base(args, labels):
+    """Tokenizer, text encoder and UNet: new ones, or those of `--pretrained_base`."""
+    if not args.pretrained_base:
+        tokenizer = train_tokenizer(labels, args.vocab_size)
+        return tokenizer, *build_models(args, tokenizer)
+    tokenizer = CLIPTokenizer.from_pretrained(args.pretrained_base, subfolder="tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(args.pretrained_base, subfolder="text_encoder")
+    unet = UNet2DConditionModel.from_pretrained(args.pretrained_base, subfolder="unet")
+    return tokenizer, text_encoder.float(), unet.float()
+
+
+def prepare_photo(array, resolution):
+    """A photo as a (1, 3, H, W) tensor in [-1, 1], large enough for a crop of `resolution` pixels.
+
+    A smaller one is enlarged by at most 1.5, and then padded by reflection.
+    """
+    image = torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    scale = min(LARGEST_ENLARGEMENT, max(1, resolution / min(array.shape[:2])))
+    if scale > 1:
+        image = F.interpolate(image, scale_factor=scale, mode="bicubic", antialias=True).clamp(-1, 1)
+    missing = [max(0, resolution - side) for side in image.shape[-2:]]
+    image = F.pad(image, (0, missing[1], 0, missing[0]), mode="reflect")
+    height, width = (side - side % 8 for side in image.shape[-2:])
+    return image[..., :height, :width]
+
+
+@torch.no_grad()
+def load_captioned_latents(vae, args, cache, bf16):
+    """(latents in float16, label, colours) of each photo, encoded once and kept in `cache`."""
+    if not cache.exists():
+        entries, left_out = [], 0
+        for array, label in load_photo_arrays(list_photos(args.train_data_dir), 64, args.max_side):
+            if is_cut_out(array):
+                left_out += 1
+                continue
+            image = prepare_photo(array, args.resolution).to(vae.device, memory_format=torch.channels_last)
+            with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=bf16):
+                entries.append((encode_image(vae, image)[0].half().cpu(), label, describe_colours(array)))
+        print(f"{left_out} drawings and cut-outs on white were left out, {len(entries)} photos are used.", flush=True)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(entries, cache.with_suffix(".part"))
+        cache.with_suffix(".part").replace(cache)
+    return torch.load(cache, mmap=True)
 
 
 class TinyBase(torch.nn.Module):
@@ -93,18 +137,12 @@ class TinyBase(torch.nn.Module):
 def main():
     args = parse_args()
     accelerator = make_accelerator(args)
-    vae = AutoencoderTiny.from_pretrained(args.vae).to(accelerator.device).eval()
+    vae = AutoencoderTiny.from_pretrained(args.vae).to(accelerator.device, memory_format=torch.channels_last).eval()
     with accelerator.main_process_first():
         cache = Path(args.output_dir) / "latents.pt"
-        latents = load_latents(vae, list_photos(args.train_data_dir), args.resolution, args.max_side, cache)
-    if args.pretrained_base:
-        tokenizer = CLIPTokenizer.from_pretrained(args.pretrained_base, subfolder="tokenizer")
-        text_encoder = CLIPTextModel.from_pretrained(args.pretrained_base, subfolder="text_encoder")
-        unet = UNet2DConditionModel.from_pretrained(args.pretrained_base, subfolder="unet")
-        text_encoder, unet = text_encoder.float(), unet.float()
-    else:
-        tokenizer = train_tokenizer(sorted({label for _, label in latents if label}), args.vocab_size)
-        text_encoder, unet = build_models(args, tokenizer)
+        latents = load_captioned_latents(vae, args, cache, accelerator.mixed_precision == "bf16")
+    tokenizer, text_encoder, unet = make_base(args, sorted({label for _, label, _ in latents if label}))
+    unet.to(memory_format=torch.channels_last)
     # Stable Diffusion's schedule.
     noise_scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -115,13 +153,13 @@ def main():
         steps_offset=1,
     )
 
-    def loss_of(model, rng):
+    def loss_of(model, rng, step):
         crops, captions = [], []
         for _ in range(args.train_batch_size):
-            whole, label = latents[rng.integers(len(latents))]
+            whole, label, colours = latents[rng.integers(len(latents))]
             crops.append(random_crop(whole, args.resolution // 8, rng))
-            captions.append(make_caption(label, rng, args.caption_dropout))
-        clean = torch.stack(crops).to(accelerator.device)
+            captions.append(make_caption(label, colours, rng, args.caption_dropout))
+        clean = torch.stack(crops).to(accelerator.device, memory_format=torch.channels_last)
         tokens = tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         below = np.where(rng.random(len(clean)) < 0.8, args.focus_below, noise_scheduler.config.num_train_timesteps)
         timesteps = torch.from_numpy(rng.integers(below)).to(accelerator.device)

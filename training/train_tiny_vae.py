@@ -2,6 +2,11 @@
 
     accelerate launch training/train_tiny_vae.py --train_data_dir photos --output_dir runs/vae
 
+The loss is an L1-like error of the pixels and of their differences, LPIPS (VGG) and DISTS. The last two need VGG-16's
+published weights, which torchvision downloads once (`--perceptual_weight 0` trains on pixels alone). A second run with
+`--adversarial_weight 0.5 --freeze_encoder --pretrained_vae runs/vae/vae` adds a patch discriminator and trains the
+decoder alone, as the VAEs of latent diffusion are trained (arXiv 2112.10752, appendix G).
+
 Runs on CPU or GPU; `--resume_from_checkpoint latest` goes on after an interruption. The end of a run is a
 `save_pretrained` folder, `<output_dir>/vae`.
 """
@@ -14,22 +19,36 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from loop import add_training_arguments, make_accelerator, train
+from perceptual import PatchDiscriminator, PerceptualLoss, adaptive_weight
 from training_photos import list_photos, load_photo_arrays, random_crop
+from widening import widen_vae
+
+
+STANDARDISATION_WEIGHT = 0.02
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_data_dir", nargs="+", required=True, help="Folders of photos.")
-    parser.add_argument("--validation_dir", help="Folder of photos that are measured (PSNR) and never trained on.")
-    parser.add_argument("--pretrained_vae", help="Folder of a VAE to go on from, in place of random weights.")
-    parser.add_argument("--channels", type=int, default=48, help="Width of all layers.")
+    parser.add_argument("--validation_dir", help="Folder of photos that are measured and never trained on.")
+    parser.add_argument(
+        "--pretrained_vae",
+        help="Folder of a VAE to go on from, in place of random weights. A narrower or shallower one is widened.",
+    )
+    parser.add_argument("--channels", type=int, default=64, help="Width of all layers.")
     parser.add_argument("--encoder_blocks", type=int, nargs=4, default=(0, 1, 2, 4), help="Full to 1/8 resolution.")
-    parser.add_argument("--decoder_blocks", type=int, nargs=4, default=(4, 3, 1, 0), help="1/8 to full resolution.")
-    parser.add_argument("--resolution", type=int, default=96, help="Side of the training crops, in pixels.")
+    parser.add_argument("--decoder_blocks", type=int, nargs=4, default=(4, 3, 2, 0), help="1/8 to full resolution.")
+    parser.add_argument("--resolution", type=int, default=128, help="Side of the training crops, in pixels.")
     parser.add_argument("--latent_noise", type=float, default=0.2, help="Largest std of the noise added to latents.")
     parser.add_argument("--gradient_weight", type=float, default=0.3, help="Weight of the loss on image gradients.")
+    parser.add_argument(
+        "--perceptual_weight", type=float, default=1.5, help="Of LPIPS (two steps of three) and DISTS (one of three)."
+    )
+    parser.add_argument("--freeze_encoder", action="store_true", help="Train the decoder alone: latents stay.")
+    parser.add_argument("--adversarial_weight", type=float, default=0.0, help="Times the adaptive weight; 0: none.")
+    parser.add_argument("--adversarial_start", type=int, default=200, help="Steps of the discriminator alone.")
     add_training_arguments(
-        parser, max_train_steps=5000, train_batch_size=12, learning_rate=2e-3, ema_decay=0.998, checkpointing_steps=500
+        parser, max_train_steps=5000, train_batch_size=8, learning_rate=8e-4, ema_decay=0.995, checkpointing_steps=500
     )
     args = parser.parse_args()
     if args.resolution % 8:
@@ -45,7 +64,7 @@ def reconstruction_loss(image, target, gradient_weight):
 
     error = image - target
     edges = charbonnier(error.diff(dim=-1)) + charbonnier(error.diff(dim=-2))
-    return charbonnier(error) + gradient_weight * edges + 2 * error.square().mean()
+    return charbonnier(error) + gradient_weight * edges
 
 
 def standardisation_loss(latents):
@@ -54,63 +73,117 @@ def standardisation_loss(latents):
     return mean.square().mean() + std.log().square().mean()
 
 
+class NoisyAutoencoder(torch.nn.Module):
+    """The VAE with noise on its latents, and the discriminator that judges it.
+
+    A decoder that has seen noise forgives what quantisation and diffusion leave. One module with one `forward`, which
+    is what distributed training wraps.
+    """
+
+    def __init__(self, vae, with_discriminator):
+        super().__init__()
+        self.vae = vae
+        self.discriminator = PatchDiscriminator() if with_discriminator else None
+
+    def forward(self, image, largest_std, freeze_encoder=False):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_encoder):
+            latents = self.vae.encode(image).latents
+        std = largest_std * torch.rand(len(image), 1, 1, 1, device=image.device)
+        # Half of the crops without noise: the picture with nothing lost counts most.
+        std = std * (torch.rand_like(std) < 0.5)
+        return self.vae.decode(latents + std * torch.randn_like(latents)).sample, latents
+
+
+def make_vae(args):
+    """A new VAE, which starts as `--pretrained_vae` where that is given."""
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(args.channels,) * 4,
+        decoder_block_out_channels=(args.channels,) * 4,
+        num_encoder_blocks=tuple(args.encoder_blocks),
+        num_decoder_blocks=tuple(args.decoder_blocks),
+    )
+    if args.pretrained_vae:
+        widen_vae(AutoencoderTiny.from_pretrained(args.pretrained_vae, torch_dtype=torch.float32), vae)
+    return vae.to(memory_format=torch.channels_last)
+
+
+def random_batch(photos, args, rng, device):
+    """Random crops, (B, 3, resolution, resolution) with values in [-1, 1]."""
+    crops = [
+        random_crop(photos[rng.integers(len(photos))], args.resolution, rng) for _ in range(args.train_batch_size)
+    ]
+    image = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
+    return image.contiguous(memory_format=torch.channels_last)
+
+
+def vae_loss(model, image, args, perceptual, rng, step):
+    """The loss of one batch, and figures to show.
+
+    Args:
+        model ([`NoisyAutoencoder`]): As accelerate wrapped it.
+        image (`torch.Tensor` of shape (B, 3, H, W)): Crops, values in [-1, 1].
+        perceptual ([`PerceptualLoss`], *optional*): None trains on pixels alone.
+    """
+    decoded, latents = model(image, args.latent_noise, args.freeze_encoder)
+    loss = reconstruction_loss(decoded.float(), image, args.gradient_weight)
+    figures = {"pixels": loss.detach()}
+    if perceptual is not None:
+        name = "lpips" if rng.integers(3) else "dists"
+        distance = (perceptual.lpips_of if name == "lpips" else perceptual.dists_of)(decoded, image).mean()
+        loss = loss + args.perceptual_weight * distance
+        figures[name] = distance.detach()
+    parts = getattr(model, "module", model)
+    if parts.discriminator is not None:
+        if step >= args.adversarial_start:
+            fooled = parts.discriminator.generator_loss(decoded)
+            figures["adaptive"] = adaptive_weight(loss, fooled, parts.vae.decoder.layers[-1].weight)
+            loss = loss + args.adversarial_weight * figures["adaptive"] * fooled
+        hinge, figures["real-fake"] = parts.discriminator.hinge_loss(image, decoded)
+        loss = loss + hinge
+    return loss + STANDARDISATION_WEIGHT * standardisation_loss(latents.float()), figures
+
+
 @torch.no_grad()
-def log_validation(vae, folder, max_side, step):
-    psnr = []
+def log_validation(vae, folder, perceptual, max_side, step):
+    """Print PSNR, and LPIPS and DISTS where they are at hand, of the photos in `folder` through the VAE."""
+    measured = []
     for array, _ in load_photo_arrays(list_photos([folder]), 64, max_side):
         height, width = (side - side % 8 for side in array.shape[:2])
         image = torch.from_numpy(array[:height, :width].copy()).permute(2, 0, 1)[None].to(vae.device) / 127.5 - 1
         decoded = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
-        psnr.append(-10 * math.log10(((decoded - image) / 2).square().mean().item()))
-    print(f"step {step}: PSNR {np.mean(psnr):.2f} dB over {len(psnr)} photos of {folder}", flush=True)
-
-
-class NoisyAutoencoder(torch.nn.Module):
-    """The VAE with noise on its latents: a decoder that has seen some forgives what quantisation and diffusion leave.
-
-    One module with one `forward`, which is what distributed training wraps.
-    """
-
-    def __init__(self, vae):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, image, largest_std):
-        latents = self.vae.encode(image).latents
-        std = largest_std * torch.rand(len(image), 1, 1, 1, device=image.device)
-        return self.vae.decode(latents + std * torch.randn_like(latents)).sample, latents
+        figures = {"PSNR": -10 * math.log10(((decoded - image) / 2).square().mean().item())}
+        if perceptual is not None:
+            figures |= {
+                "LPIPS (VGG)": perceptual.lpips_of(decoded, image).item(),
+                "DISTS": perceptual.dists_of(decoded, image).item(),
+            }
+        measured.append(figures)
+    means = ", ".join(f"{name} {np.mean([figures[name] for figures in measured]):.3f}" for name in measured[0])
+    print(f"step {step}: {means} over {len(measured)} photos of {folder}", flush=True)
 
 
 def main():
     args = parse_args()
-    accelerator = make_accelerator(args)
+    perceptual = PerceptualLoss() if args.perceptual_weight else None  # its errors come before minutes of work
+    accelerator = make_accelerator(args, find_unused_parameters=args.freeze_encoder)
+    if args.adversarial_weight and accelerator.num_processes > 1:
+        raise SystemExit("--adversarial_weight trains in one process only; start the script without a launcher.")
     listed = list_photos(args.train_data_dir)
     photos = [array for array, _ in load_photo_arrays(listed, args.resolution, args.max_side)]
-    if args.pretrained_vae:
-        vae = AutoencoderTiny.from_pretrained(args.pretrained_vae, torch_dtype=torch.float32)
-    else:
-        vae = AutoencoderTiny(
-            encoder_block_out_channels=(args.channels,) * 4,
-            decoder_block_out_channels=(args.channels,) * 4,
-            num_encoder_blocks=tuple(args.encoder_blocks),
-            num_decoder_blocks=tuple(args.decoder_blocks),
-        )
+    vae = make_vae(args)
+    if perceptual is not None:
+        perceptual.to(accelerator.device, memory_format=torch.channels_last)
 
-    def loss_of(model, rng):
-        crops = [
-            random_crop(photos[rng.integers(len(photos))], args.resolution, rng) for _ in range(args.train_batch_size)
-        ]
-        image = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(accelerator.device).float() / 127.5 - 1
-        decoded, latents = model(image, args.latent_noise)
-        loss = reconstruction_loss(decoded.float(), image, args.gradient_weight)
-        return loss + 0.02 * standardisation_loss(latents.float()), {}
+    def loss_of(model, rng, step):
+        image = random_batch(photos, args, rng, accelerator.device)
+        return vae_loss(model, image, args, perceptual, rng, step)
 
     def export(model, step):
         model.vae.save_pretrained(Path(args.output_dir) / "vae")
         if args.validation_dir:
-            log_validation(model.vae, args.validation_dir, args.max_side, step)
+            log_validation(model.vae, args.validation_dir, perceptual, args.max_side, step)
 
-    train(args, accelerator, NoisyAutoencoder(vae), loss_of, export)
+    train(args, accelerator, NoisyAutoencoder(vae, bool(args.adversarial_weight)), loss_of, export)
 
 
 if __name__ == "__main__":
