@@ -52,7 +52,8 @@ def photos(tmp_path_factory, photo):
 def test_a_model_from_nothing(photos, photo, tmp_path):
     printed = launch(
         "train_tiny_vae.py", "--train_data_dir", photos, "--output_dir", tmp_path / "vae", "--max_train_steps", 2,
-        "--channels", 8, "--resolution", 64, "--train_batch_size", 2, launcher=ACCELERATE,
+        "--channels", 8, "--resolution", 64, "--train_batch_size", 2, "--perceptual_weight", 0,
+        "--adversarial_weight", 0.5, "--adversarial_start", 1, "--validation_dir", photos, launcher=ACCELERATE,
     )  # fmt: skip
     assert "Skipped" in printed and "broken.jpg" in printed
     launch(

@@ -1,0 +1,112 @@
+"""What rsic-tiny's VAE and base are trained with: widened weights, captions, perceptual losses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny
+from PIL import Image, ImageDraw
+
+
+def make_vae(channels, encoder_blocks, decoder_blocks):
+    return AutoencoderTiny(
+        encoder_block_out_channels=(channels,) * 4,
+        decoder_block_out_channels=(channels,) * 4,
+        num_encoder_blocks=encoder_blocks,
+        num_decoder_blocks=decoder_blocks,
+    ).eval()
+
+
+def test_a_widened_vae_is_the_same_function(photo):
+    from widening import widen_vae
+
+    torch.manual_seed(0)
+    small, large = make_vae(8, (0, 1, 1, 2), (2, 1, 1, 0)), make_vae(12, (0, 1, 2, 3), (3, 2, 1, 0))
+    widen_vae(small, large)
+    image = torch.tensor(np.asarray(photo.crop((0, 0, 64, 96)))).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        latents = small.encode(image).latents
+        torch.testing.assert_close(large.encode(image).latents, latents, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(large.decode(latents).sample, small.decode(latents).sample, rtol=1e-4, atol=1e-5)
+    large.decode(large.encode(image).latents).sample.square().mean().backward()
+    assert large.decoder.layers[-1].weight.grad[:, 8:].abs().min() > 0  # the new channels can learn
+    with pytest.raises(ValueError, match="fit|lacks"):
+        widen_vae(large, small)
+
+
+@pytest.mark.parametrize(
+    "rgb, name",
+    [((0.9, 0.1, 0.1), "red"), ((0.1, 0.2, 0.9), "blue"), ((0.05, 0.05, 0.1), "black"), ((0.5, 0.5, 0.5), "gray")]
+    + [((0.95, 0.95, 0.95), "white"), ((0.45, 0.3, 0.15), "brown"), ((1, 0.4, 0.75), "pink")],
+)
+def test_colours_have_their_everyday_names(rgb, name):
+    from captions import name_colour
+
+    assert name_colour(rgb) == name
+
+
+def test_captions_name_what_the_photo_shows():
+    from captions import describe_colours, make_caption
+
+    image = Image.new("RGB", (160, 120), (20, 60, 220))
+    ImageDraw.Draw(image).rectangle((40, 30, 120, 90), fill=(230, 20, 20))
+    colours = describe_colours(np.asarray(image))
+    assert colours["middle"] == "red" and colours["border"] == "blue"
+    rng = np.random.default_rng(0)
+    captions = [make_caption("bus", colours, rng, dropout=0.25) for _ in range(400)]
+    assert 60 < captions.count("") < 140
+    assert "a red bus on a blue background" in captions and all("bus" in text for text in captions if text)
+    assert all("bus" not in make_caption("", colours, rng, dropout=0) for _ in range(20))
+
+
+def test_objects_cut_out_on_white_are_told_from_photos(photo):
+    from captions import is_cut_out
+
+    assert not is_cut_out(np.asarray(photo))
+    on_white = Image.new("RGB", (300, 300), "white")
+    on_white.paste(photo.resize((150, 180)), (75, 60))
+    assert is_cut_out(np.asarray(on_white))
+    assert not is_cut_out(np.asarray(on_white.crop((80, 65, 220, 230))))
+
+
+has_vgg = any((Path(torch.hub.get_dir()) / "checkpoints").glob("vgg16-*.pth"))
+
+
+@pytest.mark.skipif(not has_vgg, reason="needs the weights of VGG-16")
+def test_perceptual_losses_are_those_of_torchmetrics(photo):
+    from perceptual import PerceptualLoss
+    from torchmetrics.functional.image import (
+        deep_image_structure_and_texture_similarity,
+        learned_perceptual_image_patch_similarity,
+    )
+
+    target = torch.tensor(np.asarray(photo.crop((100, 50, 196, 146)))).permute(2, 0, 1)[None] / 127.5 - 1
+    image = (target + 0.3 * torch.randn(target.shape, generator=torch.manual_seed(0))).clamp(-1, 1)
+    loss = PerceptualLoss()
+    expected = learned_perceptual_image_patch_similarity(image, target, net_type="vgg")
+    torch.testing.assert_close(loss.lpips_of(image, target).mean(), expected, rtol=1e-4, atol=1e-5)
+    expected = deep_image_structure_and_texture_similarity((image + 1) / 2, (target + 1) / 2)
+    torch.testing.assert_close(loss.dists_of(image, target).mean(), expected, rtol=1e-4, atol=1e-5)
+    image.requires_grad_()
+    (loss.lpips_of(image, target).mean() + loss.dists_of(image, target).mean()).backward()
+    assert torch.isfinite(image.grad).all() and image.grad.abs().sum() > 0
+
+
+def test_the_discriminator_learns_from_its_own_loss_only():
+    from perceptual import PatchDiscriminator, adaptive_weight
+
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(8)
+    decoder = torch.nn.Conv2d(3, 3, 1)
+    image = torch.rand(2, 3, 64, 64)
+    decoded = decoder(image)
+    discriminator.generator_loss(decoded).backward(retain_graph=True)
+    assert all(parameter.grad is None for parameter in discriminator.parameters())
+    assert decoder.weight.grad.abs().sum() > 0
+    decoder.weight.grad = None
+    discriminator.hinge_loss(image, decoded)[0].backward()
+    assert decoder.weight.grad is None and all(p.grad is not None for p in discriminator.parameters())
+    # The weight is the ratio of the gradients' norms.
+    a, b = 3 * decoder.weight.square().sum(), decoder.weight.square().sum()
+    torch.testing.assert_close(adaptive_weight(a, b, decoder.weight), torch.tensor(3.0), rtol=1e-3, atol=0)
