@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..folders import find_files
-from ..images import open_image, readable_suffixes
+from ..images import open_image, read_mask, readable_suffixes
 from .metrics import box_region
 
 
@@ -47,7 +47,7 @@ class Photo:
     def region(self, size) -> np.ndarray | None:
         """What is referred to, boolean (H, W): the mask's pixels, or those wholly inside the box."""
         if self.mask_path:
-            return np.asarray(open_image(self.mask_path)).max(axis=2) > 0
+            return read_mask(self.mask_path)
         return None if self.box is None else box_region(self.pixel_box(size), size)
 
     def demand(self, size, by_phrase: bool = False) -> dict | None:

@@ -7,6 +7,7 @@ import numpy as np
 
 CELL_PIXELS = 64
 CONSTANT_STEPS = 255  # a single constant is stored as one byte
+DEFAULT_WEIGHT = 6 / 7  # M where something is referred to, or everywhere in global mode; docs/RESULTS.md says why
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ def test_box_coverage_equals_counting_pixels(levels, weight, background):
 
 
 def test_fractional_box_covers_part_of_its_border_pixels():
-    values = map_of(64, 192, box=(0, 0, 64 + 32.5, 64), levels=8).values
+    values = map_of(64, 192, box=(0, 0, 64 + 32.5, 64), weight=1, levels=8).values
     assert values[0].tolist() == [1, np.float32(np.round(7 + 7 / 6 * np.log(32.5 / 64)) / 7), 0]
 
 
@@ -62,23 +62,24 @@ def test_mask_equals_box_and_several_demands_take_the_maximum():
     np.testing.assert_array_equal(both, np.maximum(*each))
 
 
-def test_a_mask_from_a_file_is_what_is_seen(tmp_path):
-    """A palette picture in which black has an index above 0, and one with transparency."""
-    mask = Image.new("P", (128, 128), 1)
-    mask.putpalette([255, 255, 255, 0, 0, 0] + 254 * [0, 0, 0])
-    mask.paste(0, (64, 64, 128, 128))
-    mask.save(tmp_path / "palette.png")
-    mask.convert("L").convert("LA").save(tmp_path / "alpha.png")
-    for name in ("palette.png", "alpha.png"):
-        assert map_of(128, 128, mask=tmp_path / name).values.tolist() == [[0, 0], [0, 1]]
+def test_a_box_off_by_rounding_is_clipped():
+    exact = map_of(100, 300, box=(0, 0, 300, 100), weight=0.8)
+    for box in ((-0.4, 0, 300.3, 100), (0, -1, 301, 100.9)):
+        np.testing.assert_array_equal(map_of(100, 300, box=box, weight=0.8).cells, exact.cells)
+
+
+@pytest.mark.parametrize("asked", [{"box": (0.1, 0.2, 0.6, 0.9)}, {"box": (0, 0, 1, 1)}, {"point": (0.5, 0.25)}])
+def test_fractions_for_pixels_are_recognised(asked):
+    with pytest.raises(ValueError, match="looks like fractions .* x times 300 and y times 100"):
+        map_of(100, 300, **asked)
 
 
 def test_point_is_a_disc():
-    values = map_of(256, 256, point=(96, 96)).values
+    values = map_of(256, 256, point=(96, 96), weight=1).values
     # A disc of radius 32 around the middle of a cell covers nothing of its neighbours.
     assert values[1, 1] == 1 and values.sum() == 1
     # Around a corner of four cells it covers a quarter of itself in each.
-    assert map_of(256, 256, point=(128, 128)).values[1:3, 1:3].tolist() == [[1, 1], [1, 1]]
+    assert map_of(256, 256, point=(128, 128), weight=1).values[1:3, 1:3].tolist() == [[1, 1], [1, 1]]
 
 
 def test_global_mode_is_one_constant():
@@ -92,8 +93,8 @@ def test_global_mode_is_one_constant():
     [
         ({"box": (10, 10, 10, 50)}, "empty or inverted"),
         ({"box": (50, 10, 10, 50)}, "empty or inverted"),
-        ({"box": (0, 0, 301, 50)}, "outside the picture"),
-        ({"box": (-1, 0, 30, 50)}, "outside the picture"),
+        ({"box": (0, 0, 302, 50)}, "outside the picture"),
+        ({"box": (-1.5, 0, 30, 50)}, "outside the picture"),
         ({"box": (0, 0, float("nan"), 50)}, "finite"),
         ({"box": (0, 0, 5)}, "4 finite numbers"),
         ({"box": []}, "empty"),
