@@ -123,12 +123,12 @@ def validate(hsvlc, latents):
             tensor = tensor[None].to(hsvlc.device, torch.float32)
             shape = tensor.shape[-2:]
             weight_map = torch.full((1, 1, *(-(-side // CELL) for side in shape)), k / VALIDATION_STEPS)
-            data, bits = hsvlc.compress(tensor, weight_map, return_bits=True)
-            fixed += sum(bits)
+            coded = hsvlc.compress(tensor, weight_map)
+            fixed += sum(coded.bits_per_scale)
             output = hsvlc(tensor, weight_map.to(tensor), return_bits=True)
             floating += float(sum(bits.sum() for bits in output.bits))
-            bpp.append(8 * len(data) / (64 * shape[0] * shape[1]))
-            decoded = hsvlc.decompress(data, weight_map, shape)
+            bpp.append(8 * len(coded.data) / (64 * shape[0] * shape[1]))
+            decoded = hsvlc.decompress(coded.data, weight_map, shape)
             mse.append((decoded - tensor).square().mean().item())
         rows.append((k / VALIDATION_STEPS, np.mean(bpp), np.mean(mse)))
     return rows, fixed / floating - 1

@@ -13,7 +13,7 @@ from torch import nn
 from .entropy import ConditionalPrior, GaussianCDFTables, RansStream, gaussian_bits
 from .fixed_point import ACTIVATION_ONE, round_ste
 from .layers import DownBlock, ResidualBlock, UpBlock
-from .rate import GATES
+from .rate import LEVELS, PAPER_PROFILE, rate_weight
 
 
 CELL = 8  # latent positions along the side of a cell of M (64 pixels)
@@ -36,6 +36,18 @@ class HSVLCOutput(BaseOutput):
 
     sample: torch.Tensor
     bits: list[torch.Tensor] | None = None
+
+
+@dataclass
+class HSVLCCompressOutput(BaseOutput):
+    """
+    Args:
+        data (`bytes`): The rANS stream.
+        bits_per_scale (`list[float]`): Information content of each coded scale in bits, coarse to fine.
+    """
+
+    data: bytes
+    bits_per_scale: list[float]
 
 
 @dataclass
@@ -101,7 +113,7 @@ class HSVLC(ModelMixin, ConfigMixin):
         latent_channels: int = 4,
         hidden_channels: tuple[int, ...] = (64, 96, 128, 128),
         code_channels: tuple[int, ...] = (32, 24, 16, 8),
-        gates: tuple[float, ...] = GATES,
+        gates: tuple[float, ...] = PAPER_PROFILE["gates"],
         prior_channels: int = 48,
         num_scales: int = 64,
         scale_min: float = 0.11,
@@ -109,6 +121,11 @@ class HSVLC(ModelMixin, ConfigMixin):
         scaling_factor: float | None = None,
         single_layer: bool = False,
         conditional_prior: bool = True,
+        rate_lambda: float = PAPER_PROFILE["rate_lambda"],
+        lambda_growth: float = PAPER_PROFILE["lambda_growth"],
+        latent_variance: list[float] | None = None,
+        level_bpp: list[float] | None = None,
+        level_error: list[float] | None = None,
     ):
         super().__init__()
         if single_layer:
@@ -158,8 +175,12 @@ class HSVLC(ModelMixin, ConfigMixin):
         return maps
 
     @staticmethod
-    def _check_map_shape(weight_map: torch.Tensor, batch: int, height: int, width: int) -> None:
-        expected = (batch, 1, -(-height // CELL), -(-width // CELL))
+    def map_shape(height: int, width: int, batch: int = 1) -> tuple[int, int, int, int]:
+        """Shape of M for latents of `height` x `width`: (batch, 1, ceil(height/8), ceil(width/8))."""
+        return batch, 1, -(-height // CELL), -(-width // CELL)
+
+    def _check_map_shape(self, weight_map: torch.Tensor, batch: int, height: int, width: int) -> None:
+        expected = self.map_shape(height, width, batch)
         if tuple(weight_map.shape) != expected:
             raise ValueError(
                 f"weight_map has shape {tuple(weight_map.shape)}, expected {expected}: one value for each {CELL} x "
@@ -284,6 +305,57 @@ class HSVLC(ModelMixin, ConfigMixin):
             return (sample,)
         return HSVLCOutput(sample=sample, bits=bits or None)
 
+    # ---------------------------------------------------------------------------------------- rate and error by M
+
+    def error_at(self, weight_map: torch.Tensor) -> torch.Tensor:
+        """D(M): the mean squared error that the codec leaves on a latent element, in squared latent units.
+
+        Interpolated between the measured levels, linearly in M and the logarithm of the error.
+
+        Args:
+            weight_map (`torch.Tensor` of any shape): M, values in [0, 1].
+
+        Returns:
+            `torch.Tensor`: float32, of the same shape and on the same device.
+
+        Raises:
+            ValueError: The config holds no `level_error`.
+        """
+        return self._at_levels("level_error", weight_map)
+
+    def rate_at(self, weight_map: torch.Tensor) -> torch.Tensor:
+        """R(M): bits of the code stream per pixel of a photo with this M everywhere; as `error_at`."""
+        return self._at_levels("level_bpp", weight_map)
+
+    def lambda_at(self, weight_map: torch.Tensor) -> torch.Tensor:
+        """lambda(M) that the codec was trained with, in bits per latent position for one unit of a latent element's
+        mean squared error.
+
+        Args:
+            weight_map (`torch.Tensor` of any shape): M, values in [0, 1].
+
+        Raises:
+            ValueError: The config holds no `latent_variance`.
+        """
+        variance = self._measured("latent_variance")
+        weights = rate_weight(weight_map, self.config.rate_lambda, self.config.lambda_growth)
+        return weights * len(variance) / sum(variance)
+
+    def _measured(self, name: str) -> list[float]:
+        values = self.config[name]
+        if values is None:
+            raise ValueError(
+                f"This HSVLC's config has no {name}: the codec was never measured. Run "
+                "rsic_diffusers.models.measurement.measure_codec on the latents of some photos, then save it."
+            )
+        return values
+
+    def _at_levels(self, name: str, weight_map: torch.Tensor) -> torch.Tensor:
+        logs = torch.tensor(self._measured(name), dtype=torch.float32, device=weight_map.device).log()
+        position = weight_map.float().clamp(0, 1) * (LEVELS - 1)
+        below = position.floor().clamp_max(LEVELS - 2).long()
+        return torch.lerp(logs[below], logs[below + 1], position - below).exp()
+
     # ------------------------------------------------------------------------------------------------------ coding
 
     @torch.no_grad()
@@ -303,16 +375,18 @@ class HSVLC(ModelMixin, ConfigMixin):
         """Two bytes that name this trained codec; files carry them. No cast to another dtype changes them."""
         return bytes(self.codec_id.tolist())
 
-    def compress(self, latents: torch.Tensor, weight_map: torch.Tensor, return_bits: bool = False):
+    def compress(self, latents: torch.Tensor, weight_map: torch.Tensor) -> HSVLCCompressOutput:
         """Code latents into one rANS stream.
 
         Args:
             latents (`torch.Tensor` of shape (1, 4, h, w)): scaling_factor x the VAE's latents, any h and w.
             weight_map (`torch.Tensor` of shape (1, 1, ceil(h/8), ceil(w/8))): M, values in [0, 1].
-            return_bits (`bool`): Also return the information content of each scale in bits, coarse to fine.
 
         Returns:
-            `bytes`, or `(bytes, list[float])`.
+            [`HSVLCCompressOutput`]: The stream, and the information content of each scale.
+
+        Raises:
+            ValueError: The arguments do not fit, the latents hold NaN, or the codec is not ready to code.
         """
         self._check_coding(weight_map, latents.shape[-2:])
         if latents.shape[0] != 1:
@@ -334,8 +408,7 @@ class HSVLC(ModelMixin, ConfigMixin):
             return q
 
         self._walk(conditions, integer_maps, write_scale)
-        data = stream.finish()
-        return (data, bits) if return_bits else data
+        return HSVLCCompressOutput(data=stream.finish(), bits_per_scale=bits)
 
     def decompress(self, data: bytes, weight_map: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         """Decode what `compress` wrote.

@@ -1,4 +1,33 @@
-"""How HSVLC spends bits by M: the growth of lambda(M), and the gates. No import here, so that all may read it."""
+"""How the codec trades bits against error as a function of M: its gates and lambda(M).
 
-LAMBDA_GROWTH = 6  # of lambda(M) = c exp(6 M)
-GATES = (0.0, 0.0, 0.125, 0.25)  # f_i is coded where M >= GATES[i]
+No import here, so that every module may use it.
+"""
+
+import math
+
+
+LEVELS = 8  # at most so many levels of M; what a codec costs is measured at M = 0, 1/7, ..., 1
+
+# The paper's gates, and its lambda(M) = 0.01 exp(7 M) for a rate in bits per pixel. Here the rate is in bits per
+# latent position, which stands for 64 pixels.
+PAPER_PROFILE = {"gates": (0.0, 0.5, 0.75, 0.875), "rate_lambda": 0.64, "lambda_growth": 7.0}
+# Gates that open where a scale starts to be worth its bits, so that the rate grows with M without a leap.
+SMOOTH_PROFILE = {"gates": (0.0, 0.0, 0.125, 0.25), "rate_lambda": 0.14, "lambda_growth": 6.0}
+
+
+def rate_weight(weight, rate_lambda: float, lambda_growth: float):
+    """lambda(M): how many bits per latent position the codec gives for one unit of relative squared error.
+
+    Args:
+        weight (`float`, `np.ndarray` or `torch.Tensor`): M, values in [0, 1].
+        rate_lambda (`float`): lambda(0). It multiplies the mean squared error divided by the latents' variance.
+        lambda_growth (`float`): lambda(1) is exp(lambda_growth) times as much.
+
+    Returns:
+        lambda(M), of the type and shape of `weight`.
+    """
+    return rate_lambda * math.exp(lambda_growth) ** weight
+
+
+# TODO: leaves with its last users, referring/ and pipelines/refinement.py.
+LAMBDA_GROWTH = SMOOTH_PROFILE["lambda_growth"]

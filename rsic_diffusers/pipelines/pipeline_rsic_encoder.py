@@ -374,20 +374,20 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                             refinement_steps,
                             progress_bar.update,
                         )
-                    codes, bits = self.hsvlc.compress(latents, values, return_bits=True)
+                    coded = self.hsvlc.compress(latents, values)
 
                     # 6. All parts to a file
                     file = Bitstream(
                         *sizes[i][::-1],
                         weight_map,
                         captions[i],
-                        codes,
+                        coded.data,
                         self.hsvlc.fingerprint,
                         coded_sides[i],
                         caption_codec=caption_codec,
                     )
                     breakdown = file.breakdown()
-                    breakdown.update(_share_bytes(breakdown.pop("codes"), bits))
+                    breakdown.update(_share_bytes(breakdown.pop("codes"), coded.bits_per_scale))
                     return file.to_bytes(), breakdown, weight_map.values
 
                 if has_budget:

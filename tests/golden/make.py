@@ -37,7 +37,7 @@ def main():
     for name, (height, width, weight_map, caption, *coded_side) in CASES.items():
         values = torch.from_numpy(weight_map.values)[None, None]
         shape = tuple(-(-side // 8) for side in reduced_size(height, width, *(coded_side or [None])))
-        codes = hsvlc.compress(torch.randn(1, 4, *shape), values)
+        codes = hsvlc.compress(torch.randn(1, 4, *shape), values).data
         file = Bitstream(width, height, weight_map, caption, codes, hsvlc.fingerprint, *coded_side)
         (FOLDER / f"{name}.rsic").write_bytes(file.to_bytes())
         symbols[name] = {

@@ -25,7 +25,7 @@ def latents_of_shape(photo_latents, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bytes_decode_to_what_forward_gives(hsvlc, photo_latents, shape):
     latents, weight_map = latents_of_shape(photo_latents, shape), random_map(shape)
-    data = hsvlc.compress(latents, weight_map)
+    data = hsvlc.compress(latents, weight_map).data
     decoded = hsvlc.decompress(data, weight_map, shape)
     with torch.no_grad():
         expected = hsvlc(latents, weight_map).sample
@@ -42,7 +42,8 @@ def test_bytes_decode_to_what_forward_gives(hsvlc, photo_latents, shape):
 def test_rate_is_the_models_own_estimate(hsvlc, photo_latents, shape, weight):
     latents = latents_of_shape(photo_latents, shape)
     weight_map = random_map(shape) if weight is None else torch.full_like(random_map(shape), weight)
-    data, bits = hsvlc.compress(latents, weight_map, return_bits=True)
+    coded = hsvlc.compress(latents, weight_map)
+    data, bits = coded.data, coded.bits_per_scale
     assert sum(bits) / 8 <= len(data) <= 1.02 * sum(bits) / 8 + 8
 
 
@@ -62,12 +63,13 @@ def test_rate_estimate_equals_gaussian_probabilities(hsvlc):
 def test_closed_gates_cost_nothing(hsvlc, photo_latents):
     latents, weight_map = latents_of_shape(photo_latents, (48, 64)), torch.zeros(1, 1, 6, 8)
     weight_map[..., 2:4, 3:5] = 1
-    data, bits = hsvlc.compress(latents, weight_map, return_bits=True)
+    coded = hsvlc.compress(latents, weight_map)
+    data, bits = coded.data, coded.bits_per_scale
     symbols = hsvlc.decode_symbols(data, weight_map, (48, 64))
     for i, factor in ((2, 2), (3, 4)):
         inside = weight_map[0].bool().repeat_interleave(factor, -1).repeat_interleave(factor, -2)
         assert not symbols[i][:, ~inside[0]].any()
-    closed = hsvlc.compress(latents, torch.zeros_like(weight_map), return_bits=True)[1]
+    closed = hsvlc.compress(latents, torch.zeros_like(weight_map)).bits_per_scale
     assert closed[2:] == [0, 0] and min(closed[:2]) > 0
     # Bits outside the region: a change of M inside it leaves the rest's symbols of f2 and f3 at zero.
     assert bits[3] > 0
@@ -76,7 +78,7 @@ def test_closed_gates_cost_nothing(hsvlc, photo_latents):
 @pytest.mark.parametrize("level, open_scales", [(0.0, 2), (1 / 7, 3), (2 / 7, 4), (1.0, 4)])
 def test_gates_open_at_their_thresholds(hsvlc, photo_latents, level, open_scales):
     weight_map = torch.full((1, 1, 3, 4), level)
-    bits = hsvlc.compress(photo_latents, weight_map, return_bits=True)[1]
+    bits = hsvlc.compress(photo_latents, weight_map).bits_per_scale
     assert [b > 0 for b in bits] == [True] * open_scales + [False] * (4 - open_scales)
 
 
@@ -84,7 +86,7 @@ def test_more_weight_more_bytes_less_error(hsvlc, photo_latents):
     sizes, errors = [], []
     for weight in (0.0, 0.25, 0.5, 0.75, 1.0):
         weight_map = torch.full((1, 1, 3, 4), weight)
-        data = hsvlc.compress(photo_latents, weight_map)
+        data = hsvlc.compress(photo_latents, weight_map).data
         sizes.append(len(data))
         errors.append(float((hsvlc.decompress(data, weight_map, (21, 26)) - photo_latents).square().mean()))
     assert sizes == sorted(sizes) and sizes[-1] > 3 * sizes[0]
@@ -111,7 +113,7 @@ def test_symbols_are_the_same_everywhere(hsvlc, photo_latents, run_python, tmp_p
     import hashlib
 
     latents, weight_map = latents_of_shape(photo_latents, (47, 63)), random_map((47, 63))
-    data = hsvlc.compress(latents, weight_map)
+    data = hsvlc.compress(latents, weight_map).data
     torch.save((data, weight_map), tmp_path / "file.pt")
     symbols = hsvlc.decode_symbols(data, weight_map, (47, 63))
     expected = hashlib.sha256(b"".join(s.numpy().tobytes() for s in symbols)).hexdigest()
@@ -148,9 +150,9 @@ def test_saving_keeps_every_bit(hsvlc, photo_latents, tmp_path):
     hsvlc.save_pretrained(tmp_path)
     again = HSVLC.from_pretrained(tmp_path)
     weight_map = random_map((21, 26))
-    data = hsvlc.compress(photo_latents, weight_map)
+    data = hsvlc.compress(photo_latents, weight_map).data
     assert again.fingerprint == hsvlc.fingerprint
-    assert again.compress(photo_latents, weight_map) == data
+    assert again.compress(photo_latents, weight_map).data == data
     assert torch.equal(again.decompress(data, weight_map, (21, 26)), hsvlc.decompress(data, weight_map, (21, 26)))
 
 
@@ -161,7 +163,8 @@ def test_a_codec_is_made_ready_in_any_dtype(photo_latents):
     same.load_state_dict(codec.state_dict())  # the same numbers, in float32
     for one in (codec, same):
         one.update()
-    data, weight_map = codec.compress(photo_latents.bfloat16(), random_map((21, 26))), random_map((21, 26))
+    weight_map = random_map((21, 26))
+    data = codec.compress(photo_latents.bfloat16(), weight_map).data
     ours, theirs = (one.decode_symbols(data, weight_map, (21, 26)) for one in (codec, same))
     assert any(symbols.any() for symbols in ours)
     for symbols, expected in zip(ours, theirs, strict=True):
@@ -172,8 +175,9 @@ def test_single_layer_ablation_codes_and_decodes(photo_latents):
     torch.manual_seed(0)
     codec = HSVLC(single_layer=True).eval()
     codec.update()
-    data, bits = codec.compress(photo_latents, random_map((21, 26)), return_bits=True)
-    assert len(bits) == 1
+    coded = codec.compress(photo_latents, random_map((21, 26)))
+    data = coded.data
+    assert len(coded.bits_per_scale) == 1
     with torch.no_grad():
         expected = codec(photo_latents, random_map((21, 26))).sample
     torch.testing.assert_close(codec.decompress(data, random_map((21, 26)), (21, 26)), expected, atol=0.05, rtol=0.05)

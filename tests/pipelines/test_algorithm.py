@@ -104,7 +104,7 @@ def test_decoder_equals_algorithm_1(toy, target, T, T_r, inversion_scale, captio
     torch.manual_seed(1)
     weight_map = WeightMap(torch.randint(8, (2, 2)).byte().numpy(), 8)
     latents = torch.randn(1, 4, 13, 16)
-    codes = toy.hsvlc.compress(latents, torch.from_numpy(weight_map.values)[None, None])
+    codes = toy.hsvlc.compress(latents, torch.from_numpy(weight_map.values)[None, None]).data
     file = Bitstream(128, 100, weight_map, caption, codes, toy.hsvlc.fingerprint)
     ours = toy(
         file.to_bytes(),
@@ -132,7 +132,7 @@ def test_quick_presets_keep_to_their_evaluations(toy, preset, T, strength, limit
     theirs.set_timesteps(T)
     for value, expected in ((0.0, int((theirs.timesteps <= 1000 * strength).sum())), (1.0, 0)):
         weight_map = WeightMap.constant(value, 64, 64)
-        codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), value))
+        codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), value)).data
         file = Bitstream(64, 64, weight_map, "a dog", codes, toy.hsvlc.fingerprint)
         out = toy(file.to_bytes(), preset=preset, output_type="latent")
         assert out.num_unet_evaluations == expected <= limit
@@ -151,7 +151,7 @@ def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):
     )
     pipeline = RSICDecoderPipeline(**{**toy.components, "scheduler": own})
     pipeline.set_progress_bar_config(disable=True)
-    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), 204 / 255))
+    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), 204 / 255)).data
     file = Bitstream(64, 64, WeightMap.constant(0.8, 64, 64), "a dog", codes, toy.hsvlc.fingerprint)
     assert pipeline(file.to_bytes(), preset="paper", output_type="latent").num_unet_evaluations == 50 + 50 * 8
     generators = [torch.Generator().manual_seed(7) for _ in range(2)]
@@ -163,7 +163,7 @@ def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):
 
 @pytest.mark.parametrize("preset", ["fast", "balanced"])
 def test_quick_presets_leave_the_guidance_scale_to_the_checkpoint(toy, preset):
-    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), 51 / 255))
+    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), 51 / 255)).data
     file = Bitstream(64, 64, WeightMap.constant(0.2, 64, 64), "a dog", codes, toy.hsvlc.fingerprint).to_bytes()
 
     def decode(config, **omega):
@@ -187,7 +187,7 @@ def test_strength_is_image_to_image_of_each_position(toy):
     with torch.no_grad():
         caption = toy.text_encoder(tokens).last_hidden_state
     levels = torch.tensor([[[[2 / 7, 5 / 7]]]])
-    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 16), levels)
+    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 16), levels).data
     z_hat = toy.hsvlc.decompress(codes, levels, (8, 16))
     wide = levels.repeat_interleave(8, -1).repeat_interleave(8, -2)
 
@@ -222,7 +222,7 @@ def test_no_graph_goes_through_the_unet(toy):
     """The gradient of the guidance is HSVLC's alone."""
     grad_modes = []
     hook = toy.unet.register_forward_hook(lambda *_: grad_modes.append(torch.is_grad_enabled()))
-    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.ones(1, 1, 1, 1))
+    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.ones(1, 1, 1, 1)).data
     file = Bitstream(64, 64, WeightMap.constant(1, 64, 64), "", codes, toy.hsvlc.fingerprint)
     out = toy(file.to_bytes(), num_inference_steps=2, num_recurrence_steps=2, output_type="latent")
     hook.remove()

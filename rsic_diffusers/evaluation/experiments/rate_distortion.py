@@ -84,13 +84,13 @@ def measure_coding(codec: HSVLC, latents, weight_map, box) -> tuple[dict, torch.
     """Bits by part and latent errors of one coding; and the decoded latents."""
     values = torch.from_numpy(weight_map.values)[None, None]
     shape = latents.shape[-2:]
-    data, bits = codec.compress(latents, values, return_bits=True)
-    decoded = codec.decompress(data, values, shape)
+    coded = codec.compress(latents, values)
+    decoded = codec.decompress(coded.data, values, shape)
     error = (decoded - latents).square().mean(dim=(0, 1)).cpu().numpy()
     row = dict.fromkeys(PARTS, 0.0)
     row["map"] = 8 * len(encode_map(weight_map))
-    row.update({f"f{i}": b for i, b in zip(codec.scales, bits)})
-    row["bits"] = row["map"] + 8 * len(data)
+    row.update({f"f{i}": b for i, b in zip(codec.scales, coded.bits_per_scale)})
+    row["bits"] = row["map"] + 8 * len(coded.data)
     row["mse"] = error.mean()
     row["mse inside"] = error[inside(box, shape)].mean() if box else np.nan
     return row, decoded
