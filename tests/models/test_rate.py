@@ -9,6 +9,7 @@ import torch
 from rsic_diffusers import HSVLC
 from rsic_diffusers.models.measurement import measure_codec
 from rsic_diffusers.models.rate import PAPER_PROFILE, rate_weight
+from rsic_diffusers.pipelines.latents import encode_image
 
 
 TINY = {"hidden_channels": (8, 8, 8, 8), "code_channels": (4, 4, 4, 4), "prior_channels": 8}
@@ -50,13 +51,17 @@ def test_a_codec_that_was_never_measured_says_what_to_do():
         HSVLC(**TINY).lambda_at(torch.zeros(1))
 
 
-def test_rsic_tiny_was_measured_on_photos_like_others(hsvlc, photo_latents):
-    """Its error on a photo that it was not measured on; and lambda as its training had it, 0.12 exp(6 M)."""
-    for weight in (0.0, 3 / 7, 1.0):
-        weight_map = torch.full((1, 1, 3, 4), weight)
-        data = hsvlc.compress(photo_latents, weight_map).data
-        error = (hsvlc.decompress(data, weight_map, (21, 26)) - photo_latents).square().mean()
-        assert 0.6 < float(hsvlc.error_at(weight_map).mean() / error) < 1.7
+def test_rsic_tiny_was_measured_on_photos_like_others(encoder, photo):
+    """Its error on a whole photo that it was not measured on, within a factor of two (a wrong unit would be four times
+    off); and lambda as its training had it, 0.12 exp(6 M)."""
+    hsvlc = encoder.hsvlc
+    with torch.no_grad():
+        latents = encode_image(encoder.vae, encoder.image_processor.preprocess(photo))
+    for weight in (0.0, 1.0):
+        weight_map = torch.full(hsvlc.map_shape(*latents.shape[-2:]), weight)
+        data = hsvlc.compress(latents, weight_map).data
+        error = (hsvlc.decompress(data, weight_map, latents.shape[-2:]) - latents).square().mean()
+        assert 0.5 < float(hsvlc.error_at(weight_map).mean() / error) < 2
         assert float(hsvlc.lambda_at(weight_map).mean()) == pytest.approx(0.12 * math.exp(6 * weight), rel=1e-3)
 
 
