@@ -37,6 +37,18 @@ def load_latents(vae, photos, min_side, max_side, cache):
     return cached["latents"]
 
 
+def latent_variance(latents) -> list[float]:
+    """Variance of each channel over all photos' latents, as `load_latents` gives them."""
+    count, total, squares = 0, 0.0, 0.0
+    for tensor, _ in latents:
+        tensor = tensor.double()
+        count += tensor[0].numel()
+        total = total + tensor.sum(dim=(1, 2))
+        squares = squares + tensor.square().sum(dim=(1, 2))
+    variance = squares / count - (total / count).square()
+    return [float(f"{value:.4g}") for value in variance.tolist()]
+
+
 def _digest(vae) -> str:
     weights = hashlib.sha256()
     for tensor in vae.state_dict().values():

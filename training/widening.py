@@ -50,3 +50,47 @@ def copy_into(value: torch.Tensor, larger: torch.Tensor, places) -> None:
     widened = torch.zeros(len(rows), *larger.shape[1:], dtype=larger.dtype, device=larger.device)
     widened[:, torch.tensor(list(places[1]))] = value.to(larger)
     larger[rows] = widened
+
+
+@torch.no_grad()
+def widen_codec(small, large) -> None:
+    """Copy the weights of an [`HSVLC`] with fewer channels into `large`; gates and lambda may differ.
+
+    `large` decodes what `small` would, until training gives its new codes a meaning.
+
+    Raises:
+        ValueError: `small` has more channels somewhere, or another structure.
+    """
+    state = large.state_dict()
+    trained = dict(small.named_parameters())  # the tables and integer weights are made anew by `update`
+    own = dict(large.named_parameters())
+    if own.keys() != trained.keys():
+        raise ValueError("The trained codec has other layers than the new one, so its weights cannot be taken over.")
+    for name, value in trained.items():
+        if any(a > b for a, b in zip(value.shape, own[name].shape)):
+            raise ValueError(
+                f"The trained codec is wider than the new one: {name} has shape {tuple(value.shape)}, "
+                f"here {tuple(own[name].shape)}. Give at least its code_channels, hidden_channels and prior_channels."
+            )
+        copy_into(value, state[name], _codec_places(name, value.shape, own[name].shape, small, large))
+    large.load_state_dict(state)
+
+
+def _codec_places(name, shape, larger_shape, small, large):
+    """Where the outputs and inputs of one of the codec's weights go in the wider codec."""
+    rows = range(shape[0])
+    columns = range(shape[1]) if len(shape) > 1 else None
+    if "sft.modulation.2" in name or name.startswith("prior.head"):
+        # Two things in one output: scale and shift, or mean and index of the Gaussian's scale.
+        rows = _halves(shape[0], larger_shape[0])
+    if name.startswith("code_in") and columns is not None:
+        columns = _halves(shape[1], larger_shape[1])  # features of the encoder, then of the decoder
+    if name.startswith("prior.body") and name.endswith(".0.weight") and shape[1] > 1:
+        # M, the codes of the scale above, the hidden features of its prior.
+        hidden, wide_hidden = small.config.prior_channels, large.config.prior_channels
+        columns = [*range(shape[1] - hidden), *range(larger_shape[1] - wide_hidden, larger_shape[1])[:hidden]]
+    return rows, columns
+
+
+def _halves(length, larger):
+    return [*range(length // 2), *range(larger // 2, larger // 2 + length // 2)]
