@@ -1,24 +1,80 @@
 """Files that are written whole or not at all."""
 
 import os
+import platform
 import tempfile
+import zlib
 from pathlib import Path
 
 
+# The umask can only be read by setting it. Doing so once, before there are threads, leaves no moment in which another
+# thread makes files that anybody may write.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+# A temporary file is named after this, the machine and the process, so that what a killed process left can be told
+# from what a living one is writing. It does not hold the file's own name, which may be as long as names can be.
+PART_PREFIX, PART_SUFFIX = ".rsic-", ".part"
+_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
+
+
 def write_file(path, data: bytes) -> None:
-    """Write all of `data` to `path` or nothing: into a temporary file beside it, then rename."""
+    """Write all of `data` to `path` or nothing: into a temporary file beside it, then rename.
+
+    Raises:
+        ValueError: `path` is a link to a file that does not exist.
+        OSError: The file cannot be written.
+    """
+    refuse_broken_link(path)
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         path.write_bytes(data)  # a device or a pipe: there is nothing to keep whole
         return
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    prefix = f"{PART_PREFIX}{_MACHINE}-{os.getpid()}-"
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=PART_SUFFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def refuse_broken_link(path) -> None:
+    """Raise a `ValueError` if `path` is a link to nothing: writing would make a file where nobody looks for it."""
+    path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise ValueError(
+            f"{path} is a link to {os.readlink(path)}, which does not exist; remove the link or give another name."
+        )
+
+
+def remove_leftovers(folder) -> int:
+    """Remove what killed processes of this machine left of `write_file`'s temporary files, in a folder and below.
+
+    Returns:
+        `int`: How many there were.
+    """
+    import psutil
+
+    removed = 0
+    for path in Path(folder).rglob(f"{PART_PREFIX}{_MACHINE}-*{PART_SUFFIX}"):
+        process = path.name.split("-")[2]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def check_writable(folder) -> None:
+    """Raise an `OSError` if no file can be made in `folder`, or, if it does not exist, in the nearest above it.
+
+    The only sure way is to try: permissions do not tell of a read-only disk, nor bind an administrator.
+    """
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder, prefix=PART_PREFIX):
+        pass

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -21,14 +22,62 @@ def model_arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def demand_arguments() -> argparse.ArgumentParser:
+def base_model_arguments() -> argparse.ArgumentParser:
+    """--base-model, --variant and --revision, as a parent of parsers."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--base-model",
+        metavar="MODEL",
+        help="another Stable Diffusion 1.x checkpoint under the model's codec: a folder, a Hub id, or a .safetensors "
+        "file",
+    )
+    parser.add_argument("--variant", metavar="NAME", help='of the weight files, "fp16" say')
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the model's Hub repository")
+    return parser
+
+
+def caption_arguments() -> argparse.ArgumentParser:
     """--caption, as a parent of parsers."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--caption", help='what the picture shows; the decoder imagines by it ("": nothing)')
     return parser
 
 
+def folder_arguments() -> argparse.ArgumentParser:
+    """--overwrite, as a parent of parsers."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="of a folder, make again what is there already (by default only what was made with other settings); of "
+        "one file, write over it",
+    )
+    return parser
+
+
+def max_pixels_arguments() -> argparse.ArgumentParser:
+    """--max-pixels, as a parent of parsers."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="refuse larger pictures (the format's limit by default)"
+    )
+    return parser
+
+
+def join_negative_numbers(argv: list[str]) -> list[str]:
+    """`--box -5,0,90,80` as `--box=-5,0,90,80`, since argparse takes what begins with a minus for an option."""
+    joined = []
+    for argument in argv:
+        if joined and joined[-1] in ("--box", "--point") and re.match(r"-[\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def parse_numbers(count: int, weighted: bool = True):
+    """A parser of "10,20,90,80" or, if `weighted`, "10,20,90,80:0.6"; gives the numbers, and the weight or None."""
+
     def parse(text: str):
         numbers, _, weight = text.partition(":") if weighted else (text, "", "")
         try:
@@ -56,8 +105,8 @@ def parse_variant(text: str):
     """ "half way:strength=0.5" is a name and arguments; values are JSON, or else words."""
     name, _, rest = text.partition(":")
     arguments = {}
-    for one in rest.split(","):
-        key, _, value = one.partition("=")
+    for assignment in rest.split(","):
+        key, _, value = assignment.partition("=")
         if not (name and key and value):
             raise argparse.ArgumentTypeError(f"expected NAME:ARGUMENT=VALUE,..., got {text!r}")
         try:

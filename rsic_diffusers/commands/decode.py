@@ -1,12 +1,30 @@
 """`rsic decode`: `.rsic` files to pictures."""
 
+import zlib
 from pathlib import Path
 
 from ..bitstream import Bitstream
 from . import BaseRSICCommand
-from .arguments import model_arguments
+from .arguments import (
+    base_model_arguments,
+    folder_arguments,
+    max_pixels_arguments,
+    model_arguments,
+    parse_phrase,
+)
+from .errors import as_sentence
 from .loading import load_pipeline, make_generator
-from .outputs import check_picture_name, output_folder, output_path, print_summary, save_image
+from .outputs import (
+    STANDARD,
+    check_output,
+    check_picture_name,
+    output_folder,
+    output_path,
+    print_summary,
+    read_file,
+    save_image,
+    say,
+)
 
 
 class DecodeCommand(BaseRSICCommand):
@@ -14,53 +32,105 @@ class DecodeCommand(BaseRSICCommand):
     def register_subcommand(subparsers) -> None:
         parser = subparsers.add_parser(
             "decode",
-            parents=[model_arguments()],
+            parents=[model_arguments(), base_model_arguments(), folder_arguments(), max_pixels_arguments()],
             help=".rsic file to picture",
             description="Turn an .rsic file, or a folder of them, into pictures.",
         )
-        parser.add_argument("file", help="an .rsic file, or a folder of them")
+        parser.add_argument("file", help="an .rsic file, a folder of them, or - for standard input")
         parser.add_argument(
-            "-o", "--output", help="default: the file's name with .png, if there is none yet; for a folder: a folder"
+            "-o",
+            "--output",
+            help="a picture's name, or - for standard output (as PNG); for a folder: a folder. Default: the file's "
+            "name with .png, if there is none yet; of standard input: standard output",
         )
         parser.add_argument("--batch-size", type=int, default=1, help="of a folder, pictures of one size at once (1)")
-        parser.add_argument(
-            "--preset",
-            help="paper (450 UNet evaluations, exactly the paper's), balanced (at most 50), fast (at most 7); "
-            "default: "
-            "the model's own",
-        )
-        parser.add_argument("--steps", type=int, help="diffusion steps T")
-        parser.add_argument("--recurrences", type=int, help="self-recurrences T_r of each step")
+        _add_sampler_arguments(parser)
         parser.add_argument("--no-upscale", action="store_true", help="leave a picture as small as it was coded")
         parser.add_argument(
-            "--seed", type=int, help="noise seed; default: from the file, so the same file, same picture"
+            "--overlay",
+            metavar="PICTURE",
+            help="also save the picture with what is imagined dimmed and hatched; not of a folder",
         )
         parser.set_defaults(command_class=DecodeCommand)
 
     def run(self) -> int | None:
         args = self.args
-        settings = {"preset": args.preset, "num_inference_steps": args.steps, "num_recurrence_steps": args.recurrences}
-        settings["upscale"] = not args.no_upscale
-        if Path(args.file).is_dir():
+        settings = _settings(args)
+        if args.file != STANDARD and Path(args.file).is_dir():
             return _decode_folder(args, settings)
-        output = output_path(args.output, args.file, ".png")
-        check_picture_name(output)
-        data = Path(args.file).read_bytes()
-        Bitstream.from_bytes(data)  # a damaged file is refused before torch is loaded
-        decoder = load_pipeline("RSICDecoderPipeline", args)
-        decoder.set_progress_bar_config(disable=False)
-        result = decoder(data, generator=make_generator(args.seed), **settings)
-        picture = result.images[0]
-        save_image(picture, output)
-        print(f"{output}: {picture.width} x {picture.height}, UNet evaluations: {result.num_unet_evaluations}")
-        return 0
+        return _decode_file(args, settings)
 
 
-def _decode_folder(args, settings) -> int:
+def _add_sampler_arguments(parser) -> None:
+    parser.add_argument(
+        "--preset",
+        help="paper (450 UNet evaluations, exactly the paper's), balanced (at most 50), fast (at most 7); default: "
+        "the model's own",
+    )
+    parser.add_argument("--steps", type=int, help="diffusion steps T")
+    parser.add_argument("--recurrences", type=int, help="self-recurrences T_r of each step")
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        help="classifier-free guidance by the caption; 1 to 1.5 stays closer to what was coded than 3",
+    )
+    parser.add_argument(
+        "--strength", type=float, help="multiplies the noise that decoding starts from; 0 leaves diffusion out"
+    )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        type=parse_phrase,
+        metavar="MODEL[:W]",
+        help="weights to add to the diffusion model: a file, a folder or a Hub id; may be given several times",
+    )
+    parser.add_argument("--seed", type=int, help="noise seed; default: from the file, so the same file, same picture")
+
+
+def _settings(args) -> dict:
+    """Arguments of the decoder, as the command line gives them."""
+    settings = {
+        "preset": args.preset,
+        "num_inference_steps": args.steps,
+        "num_recurrence_steps": args.recurrences,
+        "guidance_scale": args.guidance_scale,
+        "strength": args.strength,
+        "max_pixels": args.max_pixels,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    return given | {"upscale": not args.no_upscale}
+
+
+def _decode_file(args, settings: dict) -> int:
+    data = read_file(args.file)
+    # First of all: no advice to write over a file that is none of ours, and none loads torch.
+    Bitstream.from_bytes(data)
+    output = output_path(args.output, args.file, ".png", args.overwrite)
+    check_picture_name(output)
+    overlay = args.overlay and Path(args.overlay)
+    if overlay:
+        check_output(overlay, args.file)
+        check_picture_name(overlay)
+    decoder = load_pipeline("RSICDecoderPipeline", args)
+    decoder.set_progress_bar_config(disable=False)
+    result = decoder(data, generator=make_generator(args.seed), **settings)
+    picture = result.images[0]
+    save_image(picture, output)
+    name = output or "standard output"
+    say(f"{name}: {picture.width} x {picture.height}, UNet evaluations: {result.num_unet_evaluations}", output)
+    if overlay:
+        save_image(result.overlay()[0], overlay)
+        say(f"{overlay}: what is dimmed and hatched there is imagined", output)
+    return 0
+
+
+def _decode_folder(args, settings: dict) -> int:
     from ..folders import plan, run
 
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
+    if args.overlay:
+        raise ValueError("--overlay is for one file; decode the files of interest one by one.")
     output = output_folder(args)
     jobs = plan(Path(args.file), output, [".rsic"], ".png")
     decoder = load_pipeline("RSICDecoderPipeline", args)
@@ -68,13 +138,28 @@ def _decode_folder(args, settings) -> int:
 
     def work(inputs, outputs):
         generators = None if args.seed is None else [make_generator(args.seed) for _ in inputs]
-        result = decoder(list(inputs), generator=generators, **settings)
+        result = decoder([read_file(path) for path in inputs], generator=generators, **settings)
         for picture, target in zip(result.images, outputs):
             save_image(picture, target)
         return [{"unet_evaluations": result.num_unet_evaluations}] * len(inputs)
 
     def size(path):
-        file = Bitstream.read(path)
+        file = Bitstream.from_bytes(read_file(path))
         return file.width, file.height, file.coded_size
 
-    return print_summary(run(jobs, work, output, "Decoding", size, args.batch_size), output)
+    def settings_of(path):
+        names = ("model", "base_model", "variant", "revision", "dtype", "lora", "seed")
+        return {**{name: getattr(args, name) for name in names}, **settings, "checksum": _checksum(path)}
+
+    counts = run(
+        jobs, work, output, "Decoding", size, args.batch_size, settings_of, args.overwrite, explain=as_sentence
+    )
+    return print_summary(counts, output)
+
+
+def _checksum(path: Path) -> int | None:
+    """Of a file's bytes: one that was encoded anew is decoded anew."""
+    try:
+        return zlib.crc32(read_file(path))
+    except (OSError, ValueError):
+        return None  # its decoding will say what is wrong

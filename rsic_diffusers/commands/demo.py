@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from ..referring.weight_map import DEFAULT_WEIGHT
 from . import BaseRSICCommand
-from .arguments import demand_arguments, model_arguments, parse_numbers
+from .arguments import caption_arguments, model_arguments, parse_numbers
 from .loading import load_pipeline, make_generator
 from .outputs import check_output, check_picture_name, save_image
 
@@ -13,7 +14,7 @@ class DemoCommand(BaseRSICCommand):
     def register_subcommand(subparsers) -> None:
         parser = subparsers.add_parser(
             "demo",
-            parents=[model_arguments(), demand_arguments()],
+            parents=[model_arguments(), caption_arguments()],
             help="encode and decode a photo, save one sheet",
             description="Encode a photo in referring and in global mode at about equal bytes, decode both, and save a "
             "sheet beside what a standard codec makes of as many bytes. Without a photo: one that matplotlib ships.",
@@ -26,6 +27,11 @@ class DemoCommand(BaseRSICCommand):
             metavar="X0,Y0,X1,Y1",
             help="what must stay faithful, in pixels; may be given several times",
         )
+        parser.add_argument(
+            "--weight", type=float, default=DEFAULT_WEIGHT, help=f"fidelity there, 0 to 1 ({DEFAULT_WEIGHT:.3f})"
+        )
+        parser.add_argument("--budget", type=float, metavar="BYTES", help="fill so many bytes, and never more")
+        parser.add_argument("--preset", help="of the decoder: paper, balanced or fast; default: the model's own")
         parser.add_argument("-o", "--output", default="rsic_demo.png", help="the sheet (rsic_demo.png)")
         parser.add_argument("--seed", type=int, help="noise seed; default: from the files")
         parser.set_defaults(command_class=DemoCommand)
@@ -48,10 +54,21 @@ class DemoCommand(BaseRSICCommand):
             caption = caption or "a woman in a navy uniform and cap in front of a flag"
             boxes = boxes or [(150, 40, 370, 310)]
         encoder, decoder = load_pipeline("RSICEncoderPipeline", args), load_pipeline("RSICDecoderPipeline", args)
+        decoder.default_settings(args.preset)  # a wrong name is refused before anything is encoded
         decoder.set_progress_bar_config(disable=False)
 
         from ..evaluation.experiments.demo_sheet import make_demo_sheet
 
-        sheet = make_demo_sheet(encoder, decoder, image, boxes, caption, lambda: make_generator(args.seed))
+        sheet = make_demo_sheet(
+            encoder,
+            decoder,
+            image,
+            boxes,
+            caption,
+            lambda: make_generator(args.seed),
+            weight=args.weight,
+            target_bytes=args.budget,
+            preset=args.preset,
+        )
         save_image(sheet, output)
         print(f"The sheet is {output}")

@@ -1,13 +1,35 @@
 """`rsic encode`: photos to `.rsic` files."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from ..bitstream import DEFAULT_MAX_SIDE
+from ..referring.weight_map import DEFAULT_WEIGHT
 from . import BaseRSICCommand
-from .arguments import demand_arguments, model_arguments, parse_numbers, parse_phrase
+from .arguments import (
+    base_model_arguments,
+    caption_arguments,
+    folder_arguments,
+    max_pixels_arguments,
+    model_arguments,
+    parse_numbers,
+    parse_phrase,
+)
+from .demands_file import check_photo_demands, read_demands_of
+from .errors import as_sentence
 from .loading import load_pipeline
-from .outputs import output_folder, output_path, print_summary
+from .outputs import (
+    STANDARD,
+    check_codec_name,
+    open_photo,
+    output_folder,
+    output_path,
+    print_summary,
+    say,
+    write_result,
+)
 
 
 EPILOG = """a file for --demands, by the photos' names (in their folder):
@@ -22,117 +44,172 @@ class EncodeCommand(BaseRSICCommand):
     def register_subcommand(subparsers) -> None:
         parser = subparsers.add_parser(
             "encode",
-            parents=[model_arguments(), demand_arguments()],
+            parents=[
+                model_arguments(),
+                base_model_arguments(),
+                caption_arguments(),
+                folder_arguments(),
+                max_pixels_arguments(),
+            ],
             help="photo to .rsic file",
             description="Compress a photo, or a folder of photos. With --refer, --box, --point or --mask the bytes go "
             "there; with none of them, evenly.",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument("photo", help="a photo, or a folder of photos")
+        parser.add_argument("photo", help="a photo, a folder of photos, or - for standard input")
         parser.add_argument(
-            "-o", "--output", help="default: the photo's name with .rsic, if there is none yet; for a folder: a folder"
+            "-o",
+            "--output",
+            help="a file, or - for standard output; for a folder: a folder. Default: the photo's name with .rsic, if "
+            "there is none yet; of standard input: standard output",
         )
-        parser.add_argument(
-            "--refer",
-            action="append",
-            type=parse_phrase,
-            metavar="PHRASE[:W]",
-            help='"the dog:0.6"; needs --referring-model',
-        )
-        parser.add_argument(
-            "--box",
-            action="append",
-            type=parse_numbers(4),
-            metavar="X0,Y0,X1,Y1[:W]",
-            help="what must stay faithful, in pixels, and its weight; may be given several times",
-        )
-        parser.add_argument(
-            "--point", action="append", type=parse_numbers(2), metavar="X,Y[:W]", help="a disc around this pixel"
-        )
-        parser.add_argument("--mask", help="a picture of the photo's size; what is not black matters")
-        parser.add_argument("--demands", metavar="JSON", help="caption, demands and more by file name, see below")
-        parser.add_argument(
-            "--referring-model",
-            metavar="MODEL",
-            help="finds phrases: a CLIP or CLIPSeg of transformers, folder or Hub id",
-        )
-        parser.add_argument(
-            "--captioner",
-            metavar="MODEL",
-            help="describes what has no caption: LLaVA, SmolVLM, BLIP, ... of transformers, folder or Hub id",
-        )
-        parser.add_argument(
-            "--caption-bytes", type=int, default=60, metavar="N", help="most bytes for what the captioner says (60)"
-        )
-        parser.add_argument(
-            "--fallback", choices=["global"], help="what to do with a photo in which a phrase is not found (warn)"
-        )
-        parser.add_argument("--budget", type=float, metavar="BYTES", help="fill so many bytes, and never more")
-        parser.add_argument("--weight", type=float, default=1.0, help="fidelity there (or everywhere), 0 to 1 (1)")
-        parser.add_argument("--background", type=float, default=0.0, help="fidelity elsewhere, 0 to 1 (0)")
-        parser.add_argument("--levels", type=int, default=8, help="levels of the map, 2 to 8 (8)")
-        parser.add_argument(
-            "--max-side",
-            type=int,
-            default=DEFAULT_MAX_SIDE,
-            metavar="PIXELS",
-            help="code a larger photo at this size; the decoder enlarges it again (768; 0: never)",
-        )
-        parser.add_argument(
-            "--refine",
-            type=int,
-            default=0,
-            metavar="STEPS",
-            help="spend time on fidelity where it matters, for about as many bytes: steps that refine what is coded "
-            "(0; 4 "
-            "do most of it)",
-        )
+        _add_demand_arguments(parser)
+        _add_caption_arguments(parser)
+        _add_coding_arguments(parser)
         parser.set_defaults(command_class=EncodeCommand)
 
     def run(self) -> int | None:
         args = self.args
-        from ..images import open_image
-        from ..referring.demands import read_demands
-
-        listed = read_demands(args.demands) if args.demands else {}
-        demands = [("phrase", args.refer), ("box", args.box), ("point", args.point)]
-        if args.mask:
-            demands.append(("mask", [(args.mask, None)]))
-        asked = {
-            "caption": args.caption,
-            "referring": [
-                {kind: value} | ({} if weight is None else {"weight": weight})
-                for kind, several in demands
-                for value, weight in several or []
-            ]
-            or None,
-            "weight": args.weight,
-            "background": args.background,
-            "fallback": args.fallback,
-            "levels": args.levels,
-            "target_bytes": args.budget,
-            "max_side": args.max_side or None,
-            "caption_bytes": args.caption_bytes,
-            "refinement_steps": args.refine,
-        }
-        if Path(args.photo).is_dir():
+        if args.refer and not args.referring_model:
+            raise ValueError(
+                "--refer needs a model that finds it in the photo; name one with --referring-model (a CLIP or CLIPSeg "
+                "of transformers), or say what matters with --box, --point or --mask."
+            )
+        asked = _asked_for(args)
+        listed = read_demands_of(args.demands) if args.demands else {}
+        for note in _without_effect(args, asked, listed):
+            print(f"rsic encode: {note}", file=sys.stderr)
+        if args.photo != STANDARD and Path(args.photo).is_dir():
             return _encode_folder(args, asked, listed)
-        output = output_path(args.output, args.photo, ".rsic")
-        name = Path(args.photo).name
-        if listed and name not in listed:
-            raise ValueError(f"{args.demands} does not speak of {name}; it names {', '.join(listed)}.")
-        image = open_image(args.photo)
-        encoder = load_pipeline("RSICEncoderPipeline", args)
-        encoder.set_progress_bar_config(disable=not args.refine)
-        out = encoder(image, **_asked_of(name, asked, listed))
-        out.save(output)
-        parts = ", ".join(f"{name} {size}" for name, size in out.breakdown.items())
-        print(f"{output}: {len(out.bitstream)} bytes, {out.bpp:.4f} bpp ({parts})")
-        return 0
+        return _encode_photo(args, asked, listed)
 
 
-def _asked_of(name, asked, listed) -> dict:
+def _add_demand_arguments(parser) -> None:
+    parser.add_argument(
+        "--refer",
+        action="append",
+        type=parse_phrase,
+        metavar="PHRASE[:W]",
+        help='"the dog:0.6"; needs --referring-model',
+    )
+    parser.add_argument(
+        "--box",
+        action="append",
+        type=parse_numbers(4),
+        metavar="X0,Y0,X1,Y1[:W]",
+        help="what must stay faithful, in pixels, and its weight; may be given several times",
+    )
+    parser.add_argument(
+        "--point", action="append", type=parse_numbers(2), metavar="X,Y[:W]", help="a disc around this pixel"
+    )
+    parser.add_argument("--mask", help="a picture of the photo's size; what is not black matters")
+    parser.add_argument("--demands", metavar="JSON", help="caption, demands and more by file name, see below")
+    parser.add_argument(
+        "--referring-model",
+        metavar="MODEL",
+        help="finds phrases: a CLIP or CLIPSeg of transformers, folder or Hub id",
+    )
+    parser.add_argument(
+        "--fallback", choices=["global"], help="what to do with a photo in which a phrase is not found (warn)"
+    )
+    parser.add_argument(
+        "--weight",
+        type=float,
+        default=DEFAULT_WEIGHT,
+        help=f"fidelity there (or everywhere), 0 to 1 ({DEFAULT_WEIGHT:.3f})",
+    )
+    parser.add_argument("--background", type=float, default=0.0, help="fidelity elsewhere, 0 to 1 (0)")
+    parser.add_argument("--levels", type=int, default=8, help="levels of the map, 2 to 8 (8)")
+
+
+def _add_caption_arguments(parser) -> None:
+    parser.add_argument(
+        "--captioner",
+        metavar="MODEL",
+        help="describes what has no caption: LLaVA, SmolVLM, BLIP, ... of transformers, folder or Hub id",
+    )
+    parser.add_argument(
+        "--caption-bytes", type=int, default=60, metavar="N", help="most bytes for what the captioner says (60)"
+    )
+
+
+def _add_coding_arguments(parser) -> None:
+    parser.add_argument("--budget", type=float, metavar="BYTES", help="fill so many bytes, and never more")
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        default=DEFAULT_MAX_SIDE,
+        metavar="PIXELS",
+        help="code a larger photo at this size; the decoder enlarges it again (768; 0: never)",
+    )
+    parser.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="spend time on fidelity where it matters, for about as many bytes: steps that refine what is coded (0; "
+        "4 do most of it)",
+    )
+
+
+def _asked_for(args) -> dict:
+    """Arguments of the encoder, as the command line gives them for every photo."""
+    several = [("phrase", args.refer), ("box", args.box), ("point", args.point)]
+    several.append(("mask", [(args.mask, None)] if args.mask else None))
+    referring = [
+        {kind: value} | ({} if weight is None else {"weight": weight})
+        for kind, demands in several
+        for value, weight in demands or []
+    ]
+    return {
+        "caption": args.caption,
+        "referring": referring or None,
+        "weight": args.weight,
+        "background": args.background,
+        "fallback": args.fallback,
+        "levels": args.levels,
+        "target_bytes": args.budget,
+        "max_side": args.max_side or None,
+        "caption_bytes": args.caption_bytes,
+        "refinement_steps": args.refine,
+    } | ({} if args.max_pixels is None else {"max_pixels": args.max_pixels})
+
+
+def _without_effect(args, asked: dict, listed: dict) -> list[str]:
+    """What was typed and changes nothing, or does the opposite of what it seems to ask for; a sentence each."""
+    notes = []
+    has_region = asked["referring"] or any(entry.get("referring") for entry in listed.values())
+    if not has_region:
+        if args.background:
+            notes.append(
+                "--background has no effect without --refer, --box, --point or --mask; --weight is everywhere."
+            )
+        if args.levels != 8:
+            notes.append("--levels has no effect without --refer, --box, --point or --mask.")
+    for demand in asked["referring"] or []:
+        weight = demand.get("weight", args.weight)
+        if weight < args.background:
+            kind = next(iter(demand))
+            notes.append(
+                f"the {kind} has the weight {weight:g}, which is below the background's {args.background:g}, and "
+                "so changes nothing; give it a higher one."
+            )
+    uses_phrases = args.refer or any(
+        "phrase" in demand for entry in listed.values() for demand in entry.get("referring", [])
+    )
+    if args.referring_model and not uses_phrases:
+        notes.append("--referring-model has no effect without a phrase; give one with --refer.")
+    if args.fallback and not uses_phrases:
+        notes.append("--fallback has no effect without --refer.")
+    if args.captioner and args.caption is not None:
+        notes.append("--captioner has no effect beside --caption.")
+    if args.caption_bytes != 60 and not args.captioner:
+        notes.append("--caption-bytes has no effect without --captioner.")
+    return notes
+
+
+def _asked_of(name: str, asked: dict, listed: dict) -> dict:
     """Arguments of the encoder for one photo: what its own entry says, and for the rest the command line.
 
     An entry that says what matters says all of it, and a budget in bytes takes the place of one in bpp.
@@ -143,24 +220,76 @@ def _asked_of(name, asked, listed) -> dict:
     return {name: value for name, value in asked.items() if name not in replaced} | own
 
 
-def _encode_folder(args, asked, listed) -> int:
+def _encode_photo(args, asked: dict, listed: dict) -> int:
+    output = output_path(args.output, args.photo, ".rsic", args.overwrite)
+    check_codec_name(output)
+    name = Path(args.photo).name
+    if listed and name not in listed:
+        raise ValueError(f"{args.demands} does not speak of {name}; it names {', '.join(listed)}.")
+    image = open_photo(args.photo)
+    encoder = load_pipeline("RSICEncoderPipeline", args)
+    encoder.set_progress_bar_config(disable=not (args.refine or args.budget))
+    out = encoder(image, **_asked_of(name, asked, listed))
+    write_result(output, out.bitstream)
+    parts = ", ".join(f"{part} {size}" for part, size in out.breakdown.items())
+    say(f"{output or 'standard output'}: {len(out.bitstream)} bytes, {out.bpp:.4f} bpp ({parts})", output)
+    return 0
+
+
+def _encode_folder(args, asked: dict, listed: dict) -> int:
     from ..folders import plan, run
     from ..images import open_image, readable_suffixes
 
     folder, output = Path(args.photo), output_folder(args)
     jobs = plan(folder, output, readable_suffixes(), ".rsic")
-    unknown = set(listed) - {str(path.relative_to(folder)) for path in jobs}
+    names = {path: path.relative_to(folder).as_posix() for path in jobs}
+    unknown = set(listed) - set(names.values())
     if unknown:
         raise ValueError(f"{args.demands} speaks of {', '.join(sorted(unknown))}, of which {folder} holds no photo.")
     encoder = load_pipeline("RSICEncoderPipeline", args)
     encoder.check_arguments(**asked)  # what is wrong for all photos is said once
+    for path, name in names.items():
+        if name in listed or asked["referring"]:
+            check_photo_demands(encoder, path, name, _asked_of(name, asked, listed))
 
     def work(inputs, outputs):
         figures = []
         for path, target in zip(inputs, outputs):
-            out = encoder(open_image(path), **_asked_of(str(path.relative_to(folder)), asked, listed))
+            out = encoder(open_image(path), **_asked_of(names[path], asked, listed))
             out.save(target)
             figures.append({"bytes": len(out.bitstream), "bpp": round(out.bpp, 5), "breakdown": out.breakdown})
         return figures
 
-    return print_summary(run(jobs, work, output, "Encoding"), output)
+    def settings_of(path):
+        model = {name: getattr(args, name) for name in ("model", "base_model", "variant", "revision", "dtype")}
+        models = {name: getattr(args, name) for name in ("captioner", "referring_model")}
+        return {
+            **model,
+            **models,
+            "codec": encoder.hsvlc.fingerprint.hex(),
+            **_without_paths(_asked_of(names[path], asked, listed)),
+            "photo": _identity(path),
+        }
+
+    counts = run(
+        jobs, work, output, "Encoding", settings_of=settings_of, overwrite=args.overwrite, explain=as_sentence
+    )
+    return print_summary(counts, output)
+
+
+def _without_paths(arguments: dict) -> dict:
+    """The same with masks named by path and identity, as JSON can hold it."""
+    referring = [
+        {**demand, "mask": [str(demand["mask"]), _identity(demand["mask"])]} if "mask" in demand else demand
+        for demand in arguments.get("referring") or []
+    ]
+    return {**arguments, "referring": referring}
+
+
+def _identity(path) -> list[int] | None:
+    """Size and time of a file: another picture under the same name is coded anew."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

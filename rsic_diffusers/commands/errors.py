@@ -1,8 +1,50 @@
-"""Errors as one sentence."""
+"""Errors as one sentence, in the command line's own words."""
+
+import re
+
+
+# What the pipelines call it, and what the command line does.
+OPTIONS = {
+    "referring_model": "--referring-model",
+    "base_model": "--base-model",
+    "max_side": "--max-side",
+    "max_pixels": "--max-pixels",
+    "caption_bytes": "--caption-bytes",
+    "refinement_steps": "--refine",
+    "target_bytes": "--budget",
+    "num_inference_steps": "--steps",
+    "num_recurrence_steps": "--recurrences",
+    "guidance_scale": "--guidance-scale",
+    "strength": "--strength",
+    "preset": "--preset",
+    "weight": "--weight",
+    "background": "--background",
+    "levels": "--levels",
+    "fallback": "--fallback",
+    "caption": "--caption",
+    "box": "--box",
+    "point": "--point",
+    "mask": "--mask",
+}
+_AS_ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=(?P<value>[\w\"'(\[-])?")
+# These have no other meaning in English, or begin a sentence of the form "weight must be ...".
+_AS_NAME = re.compile(rf"(?<![-/.\w])({'|'.join(name for name in OPTIONS if '_' in name)})\b(?![/.\w])")
+_AT_START = re.compile(rf"^({'|'.join(OPTIONS)})(?= must )")
 
 
 def as_sentence(error) -> str:
+    """The error in one sentence.
+
+    The pipelines speak of their arguments (`referring_model=`); here they are named as they are typed.
+    """
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"There is no file {error.filename}."
-    text = " ".join(str(error).split())
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename} may not be read or written ({error.strerror})."
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = _AS_ARGUMENT.sub(lambda match: f"{OPTIONS[match[1]]} {match['value'] or ''}".rstrip(), text)
+    text = _AS_NAME.sub(lambda match: OPTIONS[match[1]], text)
+    text = _AT_START.sub(lambda match: OPTIONS[match[1]], text)
     return text if text.endswith(".") else text + "."

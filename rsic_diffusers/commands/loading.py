@@ -1,6 +1,7 @@
 """Device, pipeline and noise as the command line asks for them; torch is imported only here, when it is needed."""
 
 import sys
+from pathlib import Path
 
 from .errors import as_sentence
 
@@ -8,10 +9,8 @@ from .errors import as_sentence
 def find_device(args):
     """The device asked for, refused before anything is loaded if it cannot be used."""
     import torch
-    from diffusers.utils import logging as diffusers_logging
 
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
+    quiet_libraries()
     name = args.device
     if name == "cpu" and args.dtype != "float32" and torch.backends.cpu.get_cpu_capability() == "AVX2":
         # An x86 processor before AVX-512: 16 times slower and more, measured on convolutions in bfloat16.
@@ -28,27 +27,84 @@ def find_device(args):
     return torch.device(name)
 
 
+def quiet_libraries() -> None:
+    """Leave standard error to what the command itself has to say."""
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
 def load_pipeline(class_name: str, args):
+    """The pipeline that `--model` and the other arguments of loading name, on its device.
+
+    Raises:
+        ValueError: A model that cannot be found or loaded, in words that say what there is.
+    """
     print(f"Loading {args.model} ...", file=sys.stderr)
     import torch
 
     import rsic_diffusers
 
-    device = find_device(args)
+    device, dtype = find_device(args), getattr(torch, args.dtype)
     components = {}
     if getattr(args, "captioner", None) and args.caption is None:  # else it would not be asked
         from ..description.captioners import Captioner
 
-        components["captioner"] = Captioner.from_pretrained(args.captioner, getattr(torch, args.dtype), device)
+        components["captioner"] = _load(args.captioner, Captioner.from_pretrained, args.captioner, dtype, device)
     if getattr(args, "referring_model", None):
         from ..referring.heat_maps import load_referring_model
 
-        components["referring_model"] = load_referring_model(args.referring_model, device)
-    pipeline = getattr(rsic_diffusers, class_name).from_pretrained(
-        args.model, dtype=getattr(torch, args.dtype), **components
-    )
+        components["referring_model"] = _load(args.referring_model, load_referring_model, args.referring_model, device)
+    options = {name: getattr(args, name, None) for name in ("base_model", "variant", "revision")}
+    options = {name: value for name, value in options.items() if value is not None}
+    pipeline_class = getattr(rsic_diffusers, class_name)
+    quiet_libraries()
+    pipeline = _load(args.model, pipeline_class.from_pretrained, args.model, dtype=dtype, **options, **components)
+    if getattr(args, "lora", None):
+        _load_loras(pipeline, args.lora)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def _load(name: str, load, *args, **kwargs):
+    """Call `load`; where it finds no model, say what there is."""
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return load(*args, **kwargs)
+    except (OSError, HFValidationError) as error:
+        if Path(name).exists() or isinstance(error, MemoryError):
+            raise
+        raise ValueError(_not_found(name, error)) from None
+
+
+def _not_found(name: str, error: Exception) -> str:
+    from ..hub import CHECKPOINTS
+
+    embedded = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
+    looked = f"There is no folder {name} here, and no such model could be had from the Hub"
+    # The reason that the Hub's client gives runs over many lines; its first sentence tells offline from unknown.
+    reason = " ".join(str(error.__cause__ or error).split()).split(". ")[0].rstrip(".:")
+    return (
+        f"{looked} ({reason}). Give a folder, the id of a Hub repository, or an embedded model: {', '.join(embedded)}."
+    )
+
+
+def _load_loras(pipeline, loras: list[tuple[str, float | None]]) -> None:
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise ValueError('--lora needs the package peft; pip install "rsic-diffusers[lora]".') from None
+    adapters = {f"lora_{i}": 1.0 if weight is None else weight for i, (_, weight) in enumerate(loras)}
+    for adapter, (name, _) in zip(adapters, loras):
+        _load(name, pipeline.load_lora_weights, name, adapter_name=adapter)
+    pipeline.set_adapters(list(adapters), list(adapters.values()))
 
 
 def make_generator(seed):

@@ -1,15 +1,52 @@
-"""Where results go: checked before the work, written whole after it."""
+"""Where inputs come from and results go, "-" being standard input and output: checked before the work, written whole
+after it."""
 
 import io
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-from ..files import write_file
+from ..files import check_writable, refuse_broken_link, write_file
 
 
-def output_path(name, source, suffix: str) -> Path:
-    """The output's path: as given, or the source's with another suffix, which then must not exist yet."""
+STANDARD = "-"
+# The largest file there can be: codes of at most a byte for each of 2^22 coded pixels, a caption and a map. No more
+# than that is read of a larger one, which is none of ours.
+MAX_FILE_BYTES = 1 << 23
+# What keeps all pixels of a colour picture; an icon, for one, would be cut down to 256 pixels a side in silence.
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "TGA", "JPEG2000")
+
+
+def read_file(name: str) -> bytes:
+    """The bytes of an `.rsic` file, or of standard input.
+
+    Raises:
+        ValueError: There are more than such a file can have; the rest is not read.
+        OSError: There is no such file, or it cannot be read.
+    """
+    with nullcontext(sys.stdin.buffer) if name == STANDARD else open(name, "rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"{name} is not an .rsic file: these have at most {MAX_FILE_BYTES >> 20} MiB.")
+    return data
+
+
+def open_photo(name: str):
+    """The photo of that name, or on standard input, as a PIL image."""
+    from ..images import open_image
+
+    return open_image(io.BytesIO(sys.stdin.buffer.read()) if name == STANDARD else name)
+
+
+def output_path(name, source, suffix: str, overwrite: bool = False) -> Path | None:
+    """The output's path: as given, or the source's with another suffix, which then must not exist yet. None stands for
+    standard output, which is also where the result of standard input goes unless told otherwise."""
+    if name == STANDARD or (not name and source == STANDARD):
+        if sys.stdout.isatty():
+            raise ValueError("A terminal can not show the result; give the name of a file with -o, or use a pipe.")
+        return None
     output = Path(name) if name else Path(source).with_suffix(suffix)
-    if not name and output.exists():
+    if not name and not overwrite and output.exists():
         raise ValueError(f"{output} exists already; give -o {output} to write over it, or another name.")
     check_output(output, source)
     return output
@@ -18,38 +55,74 @@ def output_path(name, source, suffix: str) -> Path:
 def output_folder(args) -> Path:
     if not args.output:
         raise ValueError("A folder needs another for what is made of it; give it with -o.")
-    if Path(args.output).is_file():
+    if args.output == STANDARD:
+        raise ValueError("The results of a folder do not fit through standard output; give a folder with -o.")
+    output = Path(args.output)
+    refuse_broken_link(output)
+    if output.exists() and not output.is_dir():
         raise ValueError(f"The output {args.output} is a file; give a folder.")
-    return Path(args.output)
+    check_writable(output)
+    return output
 
 
 def check_output(output: Path, source) -> None:
     """Refuse, before minutes of work, what could not be written at their end."""
+    refuse_broken_link(output)
     if not output.parent.is_dir():
         raise ValueError(f"There is no folder {output.parent} to write {output.name} to; make it first.")
     if output.is_dir():
         raise ValueError(f"The output {output} is a folder; give the name of a file in it with -o.")
     if source and output.exists() and Path(source).exists() and output.samefile(source):
         raise ValueError(f"The output {output} is the input; choose another name with -o.")
+    if output.is_file() or not output.exists():  # not a device or a pipe
+        check_writable(output.resolve().parent)
 
 
-def check_picture_name(output: Path) -> None:
+def check_codec_name(output: Path | None) -> None:
+    """Refuse to write codec bytes under the name of a picture."""
     from PIL import Image
 
-    if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
+    if output and output.suffix.lower() in {*Image.registered_extensions(), ".heic", ".heif"}:
         raise ValueError(
-            f"Pillow writes no {output.suffix or 'nameless'} pictures; give a name ending in .png or .jpg."
+            f"{output} has the name of a picture, and what is written is none; give a name ending in .rsic."
         )
 
 
-def save_image(image, output: Path) -> None:
+def check_picture_name(output: Path | None) -> None:
+    """Refuse names for which no picture can be written, or not all of its pixels."""
+    if output and _picture_format(output) is None:
+        kind = output.suffix or "nameless"
+        raise ValueError(f"Pictures are not saved as {kind} files; give a name ending in .png, .jpg or .webp.")
+
+
+def _picture_format(output: Path) -> str | None:
     from PIL import Image
 
+    name = Image.registered_extensions().get(output.suffix.lower())
+    return name if name in PICTURE_FORMATS and name in Image.SAVE else None
+
+
+def save_image(image, output: Path | None) -> None:
+    """Write a PIL image in the format that the name ends in; PNG to standard output."""
     buffer = io.BytesIO()
-    image.save(buffer, Image.registered_extensions()[output.suffix.lower()])
-    write_file(output, buffer.getvalue())
+    image.save(buffer, "PNG" if output is None else _picture_format(output))
+    write_result(output, buffer.getvalue())
+
+
+def write_result(output: Path | None, data: bytes) -> None:
+    if output is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_file(output, data)
+
+
+def say(text: str, output: Path | None = Path()) -> None:
+    """Print a line on what was done; on standard error if the result itself went to standard output."""
+    print(text, file=sys.stderr if output is None else sys.stdout)
 
 
 def print_summary(counts, output) -> int:
+    """Print the counts of a folder's run, and return the exit code."""
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f"; see the report in {output}")
     return 1 if counts["failed"] else 0

@@ -1,9 +1,11 @@
 """The command `rsic`. Nothing heavy is imported before it is needed: `rsic --help` and `rsic inspect` are quick."""
 
 import argparse
+import os
 import sys
 
 from .. import __version__
+from .arguments import join_negative_numbers
 from .decode import DecodeCommand
 from .demo import DemoCommand
 from .encode import EncodeCommand
@@ -15,10 +17,31 @@ from .inspect import InspectCommand
 COMMANDS = (EncodeCommand, DecodeCommand, InspectCommand, EvaluateCommand, DemoCommand)
 
 
+def program() -> int:
+    """What the shell starts: `main` in a process of its own."""
+    import warnings
+
+    if not sys.warnoptions:  # -W or PYTHONWARNINGS ask for them
+        warnings.simplefilter("ignore")  # of other packages; what a user should know is printed
+    return main()
+
+
 def main(argv=None) -> int:
-    args = build_parser().parse_args(argv)
+    """Run the command line `argv` (default: the process's own) and return the exit code: 0, 1 if some of several files
+    failed, 2 for bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be UTF-8, nor can every terminal show every letter of a caption.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    args = build_parser().parse_args(join_negative_numbers(sys.argv[1:] if argv is None else argv))
     try:
-        return args.command_class(args).run() or 0
+        code = args.command_class(args).run() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has enough of it (`| head -1`). Python would complain of the rest when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, MemoryError, OverflowError, RuntimeError) as error:
         # ValueError: bad input, named by whoever met it (BitstreamError is one). OSError: files. RuntimeError: torch's
         # own, a GPU out of memory for one.
@@ -38,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
   rsic encode photo.jpg -o photo.rsic --caption "a lighthouse on a cliff" --box 120,40,300,380
   rsic inspect photo.rsic                            what the bytes are spent on
   rsic decode photo.rsic -o photo.png
+  rsic encode - -o - < photo.jpg | ssh host rsic decode - -o - > photo.png
   rsic encode photos -o files --budget 600           a folder; what is there already is skipped
   accelerate launch -m rsic_diffusers.commands.rsic_cli decode files -o pictures --device cuda    on all GPUs""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -50,4 +74,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import numbers
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -183,9 +184,12 @@ def read_demands(path) -> dict[str, dict]:
         ValueError: No JSON, or a key or value that means nothing here.
     """
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        # "utf-8-sig" reads past the byte order mark that some editors write.
+        entries = json.loads(Path(path).read_text("utf-8-sig"), object_pairs_hook=partial(_unique_keys, path))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}).") from None
+    # null stands for nothing: no entry, or no such key.
+    entries = _without_nulls(entries)
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ValueError(f'{path} must hold an object of objects, {{"photo.jpg": {{"demands": [...]}}, ...}}.')
     arguments = {}
@@ -195,11 +199,29 @@ def read_demands(path) -> dict[str, dict]:
         if "demands" in entry:
             demands = entry.pop("demands")
             demands = demands if isinstance(demands, list) else [demands]
-            for fields in demands:
-                Demand.from_dict(fields)
+            try:
+                for fields in demands:
+                    Demand.from_dict(fields)
+            except ValueError as error:
+                raise ValueError(f"{path}, {name}: {error}") from None
             entry["referring"] = [_with_mask_beside(path, fields) for fields in demands]
         arguments[name] = entry
     return arguments
+
+
+def _unique_keys(path, pairs: list[tuple]) -> dict:
+    """An object of a JSON file; of two equal keys, json would drop the first in silence."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{path} names {max(keys, key=keys.count)!r} twice in one object; keep one of the two.")
+    return fields
+
+
+def _without_nulls(value):
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _with_mask_beside(path, fields: dict) -> dict:

@@ -49,7 +49,7 @@ def test_mask_point_and_global(photo_file, tmp_path, small_photo):
     mask.paste(255, (64, 64, 128, 128))
     mask.save(tmp_path / "mask.png")
     assert rsic("encode", photo_file, "-o", tmp_path / "mask.rsic", "--mask", tmp_path / "mask.png") == 0
-    assert Bitstream.read(tmp_path / "mask.rsic").weight_map.values.tolist() == [[0] * 4, [0, 1, 0, 0], [0] * 4]
+    assert Bitstream.read(tmp_path / "mask.rsic").weight_map.cells.tolist() == [[0] * 4, [0, 6, 0, 0], [0] * 4]
     assert rsic("encode", photo_file, "-o", tmp_path / "point.rsic", "--point", "32,32") == 0
     assert Bitstream.read(tmp_path / "point.rsic").weight_map.values[2].tolist() == [0] * 4
     assert rsic("encode", photo_file, "-o", tmp_path / "global.rsic", "--weight", "0.4") == 0
@@ -62,7 +62,7 @@ def test_mask_point_and_global(photo_file, tmp_path, small_photo):
         (["encode", "TEXT"], "not an image"),
         (["encode", "PHOTO", "-o", "EMPTY"], "is a folder"),
         (["decode", "CUT", "-o", "PHOTO"], "checksum"),
-        (["decode", "CUT.png"], "exists already"),
+        (["decode", "GOOD NAME"], "exists already"),
         (["encode", "MISSING"], "There is no file"),
         (["encode", "SMALL"], "at least 64"),
         (["encode", "PHOTO", "--box", "10,10,10,20"], "empty or inverted"),
@@ -77,7 +77,7 @@ def test_mask_point_and_global(photo_file, tmp_path, small_photo):
         (["decode", "TEXT"], "not an .rsic file"),
         (["decode", "CUT"], "checksum"),
         (["decode", "FOREIGN"], "made for the codec"),
-        (["decode", "FOREIGN", "-o", "OUT.xyz"], "no .xyz pictures"),
+        (["decode", "FOREIGN", "-o", "OUT.xyz"], "not saved as .xyz files"),
         (["encode", "PHOTO", "--caption", "half a \ud83d"], "surrogate"),
         (["encode", "PHOTO", "--mask", "TEXT"], "not an image"),
         (["encode", "PHOTO", "--refer", "the dog"], "needs a model that finds it"),
@@ -96,6 +96,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photo_fil
 
     foreign = Bitstream(203, 165, WeightMap.constant(1, 165, 203), "", bytes(8), b"\0\0").to_bytes()
     (tmp_path / "foreign.rsic").write_bytes(foreign)
+    if arguments == ["decode", "GOOD NAME"]:  # beside photo.png
+        (tmp_path / "photo.rsic").write_bytes(foreign)
     (tmp_path / "cut.rsic").write_bytes(foreign[:-1])
     names = {
         "TEXT": "text.jpg",
@@ -104,7 +106,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photo_fil
         "PHOTO": "photo.png",
         "EMPTY": "empty",
         "CUT": "cut.rsic",
-        "CUT.png": "photo.rsic",
+        "GOOD NAME": "photo.rsic",
         "FOREIGN": "foreign.rsic",
         "NOWHERE/photo.rsic": "nowhere/photo.rsic",
         "OUT.xyz": "out.xyz",

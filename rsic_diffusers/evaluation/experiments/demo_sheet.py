@@ -3,14 +3,11 @@
 from PIL import Image
 
 from ...bitstream import DEFAULT_MAX_SIDE, reduced_size
-from ..equal_size import pair_at_equal_size
+from ...referring.weight_map import DEFAULT_WEIGHT
+from ..equal_size import encode_at_size
 from ..metrics import psnr
 from ..peers import best_standard_codec
 from ..sheet import draw_box, make_sheet
-
-
-# Faithful, but not at any price: the point is to show a small file.
-REFERRING_WEIGHT = 6 / 7
 
 
 def reduce(image, boxes):
@@ -24,7 +21,17 @@ def reduce(image, boxes):
     return image.resize((width, height), Image.Resampling.LANCZOS), boxes
 
 
-def make_demo_sheet(encoder, decoder, image, boxes, caption, make_generator):
+def make_demo_sheet(
+    encoder,
+    decoder,
+    image,
+    boxes,
+    caption,
+    make_generator,
+    weight: float = DEFAULT_WEIGHT,
+    target_bytes: float | None = None,
+    preset: str | None = None,
+):
     """Original with the region, the map, both modes at about equal bytes, and a standard codec.
 
     Args:
@@ -33,9 +40,13 @@ def make_demo_sheet(encoder, decoder, image, boxes, caption, make_generator):
         boxes (`list[tuple]`): (x0, y0, x1, y1) in pixels; the first is measured.
         caption (`str`, *optional*).
         make_generator (`Callable`): Gives the noise generator of each decoding, or None.
+        weight (`float`): M within the boxes.
+        target_bytes (`float`, *optional*): Budget of each file.
+        preset (`str`, *optional*): Of the decoder.
     """
     image, boxes = reduce(image, boxes)
-    referring, even = pair_at_equal_size(encoder, image, boxes, REFERRING_WEIGHT, caption=caption)
+    referring = encoder(image, caption=caption, box=boxes, weight=weight, target_bytes=target_bytes)
+    even = encode_at_size(encoder, image, len(referring.bitstream), caption=caption)
     print(f"referring mode: {len(referring.bitstream)} bytes {referring.breakdown}")
     print(f"global mode:    {len(even.bitstream)} bytes {even.breakdown}")
     standard = best_standard_codec(image, len(referring.bitstream))
@@ -56,7 +67,7 @@ def make_demo_sheet(encoder, decoder, image, boxes, caption, make_generator):
     ]
     for title, out in (("global mode", even), ("referring mode", referring)):
         print(f"decoding, {title}")
-        picture = decoder(out.bitstream, generator=make_generator()).images[0]
+        picture = decoder(out.bitstream, preset=preset, generator=make_generator()).images[0]
         pictures.append((picture, label(title, out.bitstream, picture)))
     title = standard.name if standard.fits else f"{standard.name}, its smallest file"
     pictures.append((standard.image, label(title, standard.data, standard.image)))
