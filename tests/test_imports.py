@@ -16,7 +16,7 @@ ROWS = [
     {"bitstream", "description", "models", "referring", "schedulers"},
     {"hub"},
     {"pipelines"},
-    {"evaluation"},
+    {"evaluation", "metadata"},
     {"app", "commands"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

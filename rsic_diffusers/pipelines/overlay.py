@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from ..bitstream import Bitstream
-from ..referring.weight_map import CELL_PIXELS
+from ..referring.weight_map import CELL_PIXELS, is_faithful
 
 
 IMAGINED_COLOUR = 0.3  # saturation that is left where M = 0
@@ -12,7 +12,6 @@ IMAGINED_BRIGHTNESS = 0.6  # brightness that is left where M = 0
 HATCH_PERIOD = 16  # pixels between the hatching's diagonals, for a picture whose long side is 512 pixels
 HATCH_OPACITY = 0.35
 OUTLINE_RGB = (255, 196, 0)
-CONSTANT_FAITHFUL = 0.5  # a picture with one M everywhere counts as faithful from this M on
 
 
 def weights_at_pixels(file: Bitstream, size: tuple[int, int]) -> np.ndarray:
@@ -41,8 +40,7 @@ def overlay_weights(picture: Image.Image, weights: np.ndarray) -> Image.Image:
         weights (`np.ndarray` of shape (H, W)): M at each pixel, values in [0, 1].
     """
     picture = picture.convert("RGB")
-    low, high = float(weights.min()), float(weights.max())
-    imagined = weights < ((low + high) / 2 if high > low else CONSTANT_FAITHFUL)
+    imagined = ~is_faithful(weights)
     scale = max(1, round(max(picture.size) / 512))
 
     dimmed = ImageEnhance.Color(picture).enhance(IMAGINED_COLOUR)

@@ -7,6 +7,7 @@ import numpy as np
 
 CELL_PIXELS = 64
 CONSTANT_STEPS = 255  # a single constant is stored as one byte
+CONSTANT_FAITHFUL = 0.5  # a picture with one M everywhere counts as faithful from this M on
 DEFAULT_WEIGHT = 6 / 7  # M where something is referred to, or everywhere in global mode; docs/RESULTS.md says why
 
 
@@ -40,6 +41,19 @@ class WeightMap:
     def quantize(cls, values: np.ndarray, levels: int) -> "WeightMap":
         """Referring mode: `values` in [0, 1] on the grid, rounded to the nearest of `levels` levels."""
         return cls(np.round(values * (levels - 1)).astype(np.uint8), levels)
+
+
+def is_faithful(weights: np.ndarray) -> np.ndarray:
+    """Where a picture counts as faithful rather than imagined: where M is in the upper half of its range.
+
+    Args:
+        weights (`np.ndarray`): M of the whole picture, on its grid or at its pixels, values in [0, 1].
+
+    Returns:
+        `np.ndarray` of the same shape, bool.
+    """
+    low, high = float(weights.min()), float(weights.max())
+    return weights >= ((low + high) / 2 if high > low else CONSTANT_FAITHFUL)
 
 
 def grid_size(height: int, width: int) -> tuple[int, int]:
