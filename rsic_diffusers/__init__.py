@@ -3,8 +3,9 @@
 Names are imported when first used, so that importing the package stays quick.
 """
 
-import sys
 from importlib import import_module
+
+from .registration import register
 
 
 __version__ = "0.1.0"
@@ -42,7 +43,4 @@ def __dir__():
     return sorted({*globals(), *__all__})
 
 
-if "diffusers" in sys.modules:
-    # The pipelines register with diffusers' loader when they are imported (hub.py). Whoever has diffusers loaded has
-    # paid for that, and may call `DiffusionPipeline.from_pretrained` next.
-    RSICEncoderPipeline, RSICDecoderPipeline = map(__getattr__, ("RSICEncoderPipeline", "RSICDecoderPipeline"))
+register()

@@ -1,18 +1,68 @@
 """Whether components belong together: codec and VAE, UNet and text encoder, all of Stable Diffusion 1.x's kind."""
 
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from PIL import Image
+
+from .latents import encode_image
+
+
+# Of one photo's latents against those of many: single photos differ by about 2, and a scaling that is missing or that
+# comes twice by 30.
+VARIANCE_RATIO = 6
+
 
 def check_latent_space(vae, hsvlc) -> None:
-    """ValueError if the codec was trained for other latents than the VAE's."""
-    if hsvlc.config.latent_channels != vae.config.latent_channels:
+    """ValueError if the codec was trained for other latents than the VAE's.
+
+    The VAE's `scaling_factor` tells, where it was chosen so that latents have a variance of about 1 (`AutoencoderKL`).
+    An `AutoencoderTiny` is trained on latents that are scaled already, so its number is 1 whatever they are. For it,
+    the variance of the latents of a photo is compared instead.
+    """
+    if vae is None or hsvlc is None:
         raise ValueError(
-            f"The codec codes latents of {hsvlc.config.latent_channels} channels, the VAE's have "
-            f"{vae.config.latent_channels}; use the VAE that the codec was trained for."
+            "The pipeline got no VAE or no codec. DiffusionPipeline.from_pretrained does not fetch the base checkpoint "
+            "of a thin repo; use RSICDecoderPipeline.from_pretrained or RSICEncoderPipeline.from_pretrained, which do."
         )
-    if hsvlc.config.scaling_factor not in (None, vae.config.scaling_factor):
+    channels = vae.config.get("latent_channels")
+    if channels is None:
+        raise ValueError(f"{type(vae).__name__} is no VAE with latents; give an AutoencoderKL or an AutoencoderTiny.")
+    if hsvlc.config.latent_channels != channels:
         raise ValueError(
-            f"The codec was trained for latents with scaling_factor {hsvlc.config.scaling_factor}, the VAE's is "
-            f"{vae.config.scaling_factor}; use the VAE that the codec was trained for."
+            f"The codec codes latents of {hsvlc.config.latent_channels} channels, the VAE's have {channels}; use the "
+            "VAE that the codec was trained for."
         )
+    ours, theirs = hsvlc.config.scaling_factor, vae.config.scaling_factor
+    if ours in (None, theirs):
+        return
+    if not isinstance(vae, AutoencoderTiny):
+        raise ValueError(
+            f"The codec was trained for latents with scaling_factor {ours}, the VAE's is {theirs}; use the VAE that "
+            "the codec was trained for."
+        )
+    # Stable Diffusion scales its latents so that this is about 1.
+    expected = float(np.mean(hsvlc.config.get("latent_variance") or 1.0))
+    measured = latent_variance(vae)
+    if measured is not None and not expected / VARIANCE_RATIO < measured < expected * VARIANCE_RATIO:
+        raise ValueError(
+            f"The codec was trained for latents with a variance of {expected:.3g}, and a photo's latents of this VAE "
+            f"have {measured:.3g}; use the VAE that the codec was trained for, or one made to replace it."
+        )
+
+
+@torch.no_grad()
+def latent_variance(vae) -> float | None:
+    """Variance of a photo's latents; None for a VAE without data (on the meta device)."""
+    if vae.device.type == "meta":
+        return None
+    from matplotlib.cbook import get_sample_data
+
+    with get_sample_data("grace_hopper.jpg") as file, Image.open(file) as photo:
+        photo = photo.convert("RGB").resize((128, 128), Image.Resampling.BICUBIC, box=(100, 50, 400, 350))
+    image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, 128, 128)
+    latents = encode_image(vae, image.to(vae.device, vae.dtype)).float()
+    return float(latents.var(dim=(0, 2, 3)).mean())
 
 
 def check_stable_diffusion_1(unet_config: dict, text_config) -> None:
@@ -24,6 +74,11 @@ def check_stable_diffusion_1(unet_config: dict, text_config) -> None:
     """
     if unet_config.get("addition_embed_type") is not None:
         raise ValueError("The UNet wants further embeddings, as that of SDXL does; give one of Stable Diffusion 1.x.")
+    if unet_config.get("time_cond_proj_dim") is not None:
+        raise ValueError(
+            "The UNet takes the guidance scale as an embedding (time_cond_proj_dim), so it is a latent consistency "
+            "model (LCM), which denoises in a few long steps of its own; give one of Stable Diffusion 1.x."
+        )
     channels, width = unet_config.get("in_channels", 4), unet_config.get("cross_attention_dim", 1280)
     if channels != 4:
         kind = "an inpainting model's" if channels == 9 else "not Stable Diffusion 1.x's"
