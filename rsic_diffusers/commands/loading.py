@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from .errors import as_sentence
+from .startup import leave_out_unused_imports
 
 
 def find_device(args):
@@ -51,6 +52,9 @@ def load_pipeline(class_name: str, args):
 
     import rsic_diffusers
 
+    starts_quickly = class_name == "RSICEncoderPipeline" and _can_start_quickly(args)
+    if starts_quickly:
+        leave_out_unused_imports()
     device, dtype = find_device(args), getattr(torch, args.dtype)
     components = {}
     if getattr(args, "captioner", None) and args.caption is None:  # else it would not be asked
@@ -65,11 +69,38 @@ def load_pipeline(class_name: str, args):
     options = {name: value for name, value in options.items() if value is not None}
     pipeline_class = getattr(rsic_diffusers, class_name)
     quiet_libraries()
+    if starts_quickly:
+        components["tokenizer"] = None  # diffusers would import all models of transformers to check its class
     pipeline = _load(args.model, pipeline_class.from_pretrained, args.model, dtype=dtype, **options, **components)
     if getattr(args, "lora", None):
         _load_loras(pipeline, args.lora)
+    if starts_quickly:
+        pipeline.register_modules(tokenizer=_load_tokenizer(args.model))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def _can_start_quickly(args) -> bool:
+    """Whether this process may leave out what encoding with a model on this disk does not need."""
+    from_elsewhere = ("captioner", "referring_model", "base_model", "revision", "variant")
+    return (
+        getattr(args, "owns_process", False)
+        and not any(getattr(args, name, None) for name in from_elsewhere)
+        and _tokenizer_folder(args.model) is not None
+    )
+
+
+def _tokenizer_folder(model: str) -> Path | None:
+    """Where a full model in a folder, or an embedded one, has its tokenizer."""
+    embedded = Path(__file__).parents[1] / "checkpoints" / model
+    folder = (embedded if embedded.is_dir() else Path(model)) / "tokenizer"
+    return folder if (folder / "tokenizer_config.json").exists() else None
+
+
+def _load_tokenizer(model: str):
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(_tokenizer_folder(model))
 
 
 def _load(name: str, load, *args, **kwargs):

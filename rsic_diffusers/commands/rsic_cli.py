@@ -23,17 +23,25 @@ def program() -> int:
 
     if not sys.warnoptions:  # -W or PYTHONWARNINGS ask for them
         warnings.simplefilter("ignore")  # of other packages; what a user should know is printed
-    return main()
+    return main(owns_process=True)
 
 
-def main(argv=None) -> int:
-    """Run the command line `argv` (default: the process's own) and return the exit code: 0, 1 if some of several files
-    failed, 2 for bad input."""
+def main(argv=None, owns_process: bool = False) -> int:
+    """Run a command line.
+
+    Args:
+        argv (`list[str]`, *optional*): Default: the process's own.
+        owns_process (`bool`): Nothing else runs in this process, which may leave out imports for good.
+
+    Returns:
+        `int`: The exit code: 0, 1 if some of several files failed, 2 for bad input.
+    """
     for stream in (sys.stdout, sys.stderr):
         # Names of files need not be UTF-8, nor can every terminal show every letter of a caption.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(join_negative_numbers(sys.argv[1:] if argv is None else argv))
+    args.owns_process = owns_process
     try:
         code = args.command_class(args).run() or 0
         sys.stdout.flush()
