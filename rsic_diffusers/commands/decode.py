@@ -51,6 +51,12 @@ class DecodeCommand(BaseRSICCommand):
             metavar="PICTURE",
             help="also save the picture with what is imagined dimmed and hatched; not of a folder",
         )
+        parser.add_argument(
+            "--no-metadata",
+            action="store_true",
+            help="do not write into the picture that it is partly imagined, its caption, its faithful regions and the "
+            ".rsic file itself",
+        )
         parser.set_defaults(command_class=DecodeCommand)
 
     def run(self) -> int | None:
@@ -115,7 +121,7 @@ def _decode_file(args, settings: dict) -> int:
     decoder.set_progress_bar_config(disable=False)
     result = decoder(data, generator=make_generator(args.seed), **settings)
     picture = result.images[0]
-    save_image(picture, output)
+    save_image(picture, output, None if args.no_metadata else _metadata(data, picture))
     name = output or "standard output"
     say(f"{name}: {picture.width} x {picture.height}, UNet evaluations: {result.num_unet_evaluations}", output)
     if overlay:
@@ -138,9 +144,10 @@ def _decode_folder(args, settings: dict) -> int:
 
     def work(inputs, outputs):
         generators = None if args.seed is None else [make_generator(args.seed) for _ in inputs]
-        result = decoder([read_file(path) for path in inputs], generator=generators, **settings)
-        for picture, target in zip(result.images, outputs):
-            save_image(picture, target)
+        files = [read_file(path) for path in inputs]
+        result = decoder(files, generator=generators, **settings)
+        for data, picture, target in zip(files, result.images, outputs):
+            save_image(picture, target, None if args.no_metadata else _metadata(data, picture))
         return [{"unet_evaluations": result.num_unet_evaluations}] * len(inputs)
 
     def size(path):
@@ -148,13 +155,20 @@ def _decode_folder(args, settings: dict) -> int:
         return file.width, file.height, file.coded_size
 
     def settings_of(path):
-        names = ("model", "base_model", "variant", "revision", "dtype", "lora", "seed")
+        names = ("model", "base_model", "variant", "revision", "dtype", "lora", "seed", "no_metadata")
         return {**{name: getattr(args, name) for name in names}, **settings, "checksum": _checksum(path)}
 
     counts = run(
         jobs, work, output, "Decoding", size, args.batch_size, settings_of, args.overwrite, explain=as_sentence
     )
     return print_summary(counts, output)
+
+
+def _metadata(data: bytes, picture) -> bytes:
+    """What says in the picture's own file that it is partly imagined, and where."""
+    from ..metadata import picture_metadata
+
+    return picture_metadata(Bitstream.from_bytes(data), data, picture.size)
 
 
 def _checksum(path: Path) -> int | None:

@@ -76,9 +76,9 @@ class EncodeCommand(BaseRSICCommand):
                 "--refer needs a model that finds it in the photo; name one with --referring-model (a CLIP or CLIPSeg "
                 "of transformers), or say what matters with --box, --point or --mask."
             )
-        asked = _asked_for(args)
+        asked = asked_for(args)
         listed = read_demands_of(args.demands) if args.demands else {}
-        for note in _without_effect(args, asked, listed):
+        for note in without_effect(args, asked, listed):
             print(f"rsic encode: {note}", file=sys.stderr)
         if args.photo != STANDARD and Path(args.photo).is_dir():
             return _encode_folder(args, asked, listed)
@@ -153,7 +153,7 @@ def _add_coding_arguments(parser) -> None:
     )
 
 
-def _asked_for(args) -> dict:
+def asked_for(args) -> dict:
     """Arguments of the encoder, as the command line gives them for every photo."""
     several = [("phrase", args.refer), ("box", args.box), ("point", args.point)]
     several.append(("mask", [(args.mask, None)] if args.mask else None))
@@ -176,7 +176,7 @@ def _asked_for(args) -> dict:
     } | ({} if args.max_pixels is None else {"max_pixels": args.max_pixels})
 
 
-def _without_effect(args, asked: dict, listed: dict) -> list[str]:
+def without_effect(args, asked: dict, listed: dict) -> list[str]:
     """What was typed and changes nothing, or does the opposite of what it seems to ask for; a sentence each."""
     notes = []
     has_region = asked["referring"] or any(entry.get("referring") for entry in listed.values())

@@ -3,6 +3,7 @@ after it."""
 
 import io
 import sys
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -90,23 +91,27 @@ def check_codec_name(output: Path | None) -> None:
 
 def check_picture_name(output: Path | None) -> None:
     """Refuse names for which no picture can be written, or not all of its pixels."""
-    if output and _picture_format(output) is None:
+    from PIL import Image
+
+    if output is None:
+        return
+    name = Image.registered_extensions().get(output.suffix.lower())
+    if name not in PICTURE_FORMATS or name not in Image.SAVE:
         kind = output.suffix or "nameless"
         raise ValueError(f"Pictures are not saved as {kind} files; give a name ending in .png, .jpg or .webp.")
 
 
-def _picture_format(output: Path) -> str | None:
-    from PIL import Image
+def save_image(image, output: Path | None, metadata: bytes | None = None) -> None:
+    """Write a PIL image, with an XMP packet, in the format that the name ends in; as PNG to standard output."""
+    from ..metadata import save_picture
 
-    name = Image.registered_extensions().get(output.suffix.lower())
-    return name if name in PICTURE_FORMATS and name in Image.SAVE else None
-
-
-def save_image(image, output: Path | None) -> None:
-    """Write a PIL image in the format that the name ends in; PNG to standard output."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG" if output is None else _picture_format(output))
-    write_result(output, buffer.getvalue())
+    if output is not None:
+        save_picture(image, output, metadata)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        save_picture(image, path, metadata)
+        write_result(None, path.read_bytes())
 
 
 def write_result(output: Path | None, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A quick start for the program `rsic`: what diffusers imports on its way, and encoding a photo never calls, stays out.
+"""A quick start for the program `rsic`: what diffusers imports, and encoding a photo never calls, stays out.
 
 The first pipeline class that is imported from diffusers brings along all of its transformer models, every optional
 package that it finds, and torch's compiler; together that takes longer than to encode a photo. Only the program uses
@@ -21,7 +21,7 @@ COMPILER = "torch._dynamo"
 
 
 def leave_out_unused_imports() -> None:
-    """Prepare this process for encoding by VAE and HSVLC alone. Does nothing once diffusers' pipelines are imported."""
+    """Prepare this process for encoding by VAE and HSVLC alone; too late once diffusers' pipelines are imported."""
     if "diffusers.pipelines.pipeline_utils" in sys.modules:
         return
     sys.meta_path.insert(0, _StandInFinder())

@@ -48,7 +48,7 @@ def measure_startup(photo: Path, folder: Path, repeats: int) -> dict[str, tuple[
     file, picture = str(folder / "photo.rsic"), str(folder / "photo.png")
     commands = {
         "import torch": [sys.executable, "-c", "import torch"],
-        "import diffusers' pipelines": [sys.executable, "-W", "ignore", "-c", "from diffusers import DiffusionPipeline"],
+        "import diffusers' pipelines": [sys.executable, "-Wignore", "-c", "from diffusers import DiffusionPipeline"],
         "rsic --help": [*RSIC, "--help"],
         "rsic encode": [*RSIC, "encode", str(photo), "-o", file],
         "rsic encode --caption": [*RSIC, "encode", str(photo), "-o", file, "--caption", "a photo"],
