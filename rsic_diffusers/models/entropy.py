@@ -1,18 +1,13 @@
 """The gated conditional entropy model: p(f_i | f_<i, M), a Gaussian with mean and scale, and its integer twin."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from compressai.ans import BufferedRansEncoder, RansDecoder
-from compressai.entropy_models import GaussianConditional
 from torch import nn
 
 from .fixed_point import ACTIVATION_ONE, INT16_MAX, FixedPointConv2d
-
-
-CDF_PRECISION = 16  # compressai's rANS: probabilities are multiples of 2^-16
+from .rans import CDF_PRECISION
 
 
 class ConditionalPrior(nn.Module):
@@ -98,6 +93,51 @@ class ConditionalPrior(nn.Module):
                 module.update()
 
 
+class IntegerPriors:
+    """The integer priors along the scales, each from the codes before it: the walk of encoder and decoder alike.
+
+    Call `predict` and then `take` for each coded scale, coarse to fine.
+
+    Args:
+        prior ([`ConditionalPrior`]).
+        coded_scales (`list[int]`): The scales that have a code.
+        gates (`tuple[float]`): f_i is coded where M >= gates[i].
+        maps (`list[torch.Tensor]`): M on all grids in units of 1/256, whole numbers in float64 on the CPU.
+
+    Attributes:
+        symbols (`list[torch.Tensor]`): q_i, int64 of shape (1, C_i, h_i, w_i), 0 behind closed gates.
+        codes (`dict[int, torch.Tensor]`): f_i by scale, float64, same shape.
+    """
+
+    def __init__(self, prior: ConditionalPrior, coded_scales: list[int], gates: tuple[float, ...], maps: list):
+        self.prior, self.coded_scales, self.gates, self.maps = prior, coded_scales, gates, maps
+        self.symbols, self.codes = [], {}
+        self._code = self._hidden = None  # of the scale before, in units of 1/256
+
+    def predict(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The prior of f_i.
+
+        Returns:
+            Mean in units of 1/256 (float64), index into the CDFs (int64) and where the gate is open (bool), each of
+            shape (1, C_i, h_i, w_i).
+        """
+        place = self.coded_scales.index(i)
+        mean, index, self._hidden = self.prior.forward_integer(place, self.maps[i], self._code, self._hidden)
+        gate = (self.maps[i] / ACTIVATION_ONE >= self.gates[i]).expand_as(mean)
+        self._predicted = i, mean, gate
+        return mean, index, gate
+
+    def take(self, symbols: torch.Tensor) -> torch.Tensor:
+        """Give the symbols where the gate is open, (N,) int64; returns f_i, float64."""
+        i, mean, gate = self._predicted
+        spread = torch.zeros(mean.shape, dtype=torch.int64, device="cpu")
+        spread[gate] = symbols
+        self._code = mean + ACTIVATION_ONE * spread
+        self.symbols.append(spread)
+        self.codes[i] = self._code / ACTIVATION_ONE
+        return self.codes[i]
+
+
 class GaussianCDFTables(nn.Module):
     """Integer CDFs of zero-mean Gaussians on a logarithmic ladder of scales.
 
@@ -126,6 +166,9 @@ class GaussianCDFTables(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
+        # Training alone needs the package, whose import takes seconds.
+        from compressai.entropy_models import GaussianConditional
+
         scales = self.scale(torch.arange(len(self.cdf), dtype=torch.float64)).tolist()
         gaussian = GaussianConditional(scales, scale_bound=self.scale_min)
         gaussian.update()
@@ -160,30 +203,3 @@ def gaussian_bits(residual: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     upper = torch.special.ndtr((residual + 0.5) / scale)
     lower = torch.special.ndtr((residual - 0.5) / scale)
     return -torch.log2((upper - lower).clamp_min(1e-9))
-
-
-@dataclass
-class RansStream:
-    """Writes (or reads) the symbols of all scales, in order, to (from) one rANS stream."""
-
-    tables: tuple[list, list, list]
-
-    def __post_init__(self):
-        self.encoder = BufferedRansEncoder()
-        self.decoder = RansDecoder()
-
-    def write(self, symbols: torch.Tensor, indexes: torch.Tensor) -> None:
-        self.encoder.encode_with_indexes(symbols.tolist(), indexes.tolist(), *self.tables)
-
-    def finish(self) -> bytes:
-        return self.encoder.flush()
-
-    def open(self, data: bytes, max_symbols: int) -> None:
-        # compressai's decoder does not know where its input ends. Zeros after the end keep every read inside memory,
-        # whatever the bytes say. A symbol takes at most one 4-byte word. An escape spells its length in half bytes of
-        # 15 until a smaller one; these must come from the data (or the 8-byte state), and each can call for 15 more
-        # half bytes: less than 16 bytes for each byte.
-        self.decoder.set_stream(data + bytes(4 * max_symbols + 16 * (len(data) + 8)))
-
-    def read(self, indexes: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(self.decoder.decode_stream(indexes.tolist(), *self.tables), dtype=torch.int64)

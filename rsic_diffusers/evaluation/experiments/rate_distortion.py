@@ -89,7 +89,7 @@ def measure_coding(codec: HSVLC, latents, weight_map, box) -> tuple[dict, torch.
     error = (decoded - latents).square().mean(dim=(0, 1)).cpu().numpy()
     row = dict.fromkeys(PARTS, 0.0)
     row["map"] = 8 * len(encode_map(weight_map))
-    row.update({f"f{i}": b for i, b in zip(codec.scales, coded.bits_per_scale)})
+    row.update({f"f{i}": b for i, b in zip(codec.coded_scales, coded.bits_per_scale)})
     row["bits"] = row["map"] + 8 * len(coded.data)
     row["mse"] = error.mean()
     row["mse inside"] = error[inside(box, shape)].mean() if box else np.nan
