@@ -5,6 +5,7 @@ import torch
 from diffusers import AutoencoderTiny
 from PIL import Image
 
+from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from .latents import encode_image
 
 
@@ -87,4 +88,13 @@ def check_stable_diffusion_1(unet_config: dict, text_config) -> None:
         raise ValueError(
             f"The UNet reads text embeddings of width {width}, the text encoder makes {text_config.hidden_size} "
             "(768 in Stable Diffusion 1.x, 1024 in 2.x); give the two of one checkpoint."
+        )
+
+
+def check_scheduler(scheduler) -> None:
+    """ValueError unless the scheduler is the decoder's own sampler."""
+    if not isinstance(scheduler, GuidedSelfRecurrentDDIMScheduler):
+        raise ValueError(
+            f"The decoder samples with a GuidedSelfRecurrentDDIMScheduler, not with a {type(scheduler).__name__}; "
+            "make one over the same noise schedule with GuidedSelfRecurrentDDIMScheduler.from_config(scheduler.config)."
         )

@@ -1,6 +1,6 @@
-"""Bytes in, picture out: GGD, guided generative decoding (paper, section III-D, Algorithm 1)."""
+"""Bytes in, picture out: GGD, guided generative decoding (paper, section II-C, Algorithm 1)."""
 
-from numbers import Integral, Real
+import copy
 from typing import Callable
 
 import numpy as np
@@ -15,7 +15,8 @@ from ..bitstream import Bitstream, BitstreamError
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC, expand_to_latents
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler, draw_noise
-from .compatibility import check_latent_space, check_stable_diffusion_1
+from ..schedulers.settings import check_sampler_settings
+from .compatibility import check_latent_space, check_scheduler, check_stable_diffusion_1
 from .latents import decode_latents, resize
 from .pipeline_output import RSICDecoderOutput
 from .presets import PAPER, PRESETS
@@ -64,6 +65,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         super().__init__()
         check_latent_space(vae, hsvlc)
         check_stable_diffusion_1(unet.config, text_encoder.config)
+        check_scheduler(scheduler)
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, hsvlc=hsvlc, scheduler=scheduler
         )
@@ -72,22 +74,14 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
     def check_inputs(self, files, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale):
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}.')
-        steps, recurrences = settings["num_inference_steps"], settings["num_recurrence_steps"]
-        limit = self.scheduler.config.num_train_timesteps - 1
-        if not isinstance(steps, Integral) or not 0 <= steps <= limit:
-            raise ValueError(f"num_inference_steps must be a whole number from 0 to {limit}, got {steps!r}.")
-        if not isinstance(recurrences, Integral) or recurrences < 1:
-            raise ValueError(f"num_recurrence_steps must be a whole number from 1 up, got {recurrences!r}.")
-        strength = settings["strength"]
-        if strength is not None and not (isinstance(strength, Real) and 0 <= strength <= 1):
-            raise ValueError(f"strength must be a number between 0 and 1, or None, got {strength!r}.")
-        if strength is not None and settings["guidance_target"] == "noisy":
+        check_scheduler(self.scheduler)
+        check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
+        generators = generator if isinstance(generator, list) else [generator]
+        if generator is not None and not all(isinstance(made, torch.Generator) for made in generators):
             raise ValueError(
-                'guidance_target="noisy" compares with the inverted latents, and a strength leaves inversion out; '
-                'use guidance_target="clean", or preset="paper", which inverts.'
+                f"generator must be a torch.Generator, a list of them, or None, got {generator!r}; for a seed, write "
+                "torch.Generator().manual_seed(seed)."
             )
-        if settings["guidance_target"] not in ("noisy", "clean"):
-            raise ValueError(f'guidance_target must be "noisy" or "clean", got {settings["guidance_target"]!r}.')
         if isinstance(generator, list) and len(generator) != len(files):
             raise ValueError(f"{len(files)} files need as many generators, got {len(generator)}.")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -150,19 +144,22 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         Args:
             bitstream (`bytes`, path, or a list of them): The file.
             preset (`str`, *optional*): "paper" is Algorithm 1 with the paper's settings, 450 UNet evaluations;
-                "balanced" and "fast" leave the inversion out and take at most 50 and 7. Other arguments override it;
-                what neither gives comes from the scheduler's config, with "balanced" and "fast" guidance_scale and
-                referring_scale.
+                "balanced" and "fast" leave the inversion out and take at most 50 and 8. Other arguments override it;
+                what neither gives comes from the scheduler's config, with "balanced" and "fast" guidance_scale,
+                referring_scale and start_noise_factors.
             num_inference_steps (`int`, *optional*): T; 0 leaves diffusion out and gives the picture of z_hat_0.
             num_recurrence_steps (`int`, *optional*): T_r.
-            guidance_scale, referring_scale (`float`, *optional*): omega = guidance_scale (1 - referring_scale M). 1
-                and 0 take the caption's prediction alone, half of a pair's work.
-            guidance_strength (`float`, *optional*): gamma, the pull towards the coded latents.
-            guidance_target (`str`, *optional*): "noisy" or "clean", see the scheduler.
-            inversion_guidance_scale (`float`, *optional*): omega during inversion.
-            strength (`float`, *optional*): How far up the noise schedule a position with M = 0 starts, in [0, 1]; see
-                the scheduler's `start_timesteps`. Only the steps below are run. Without one (in the preset and the
-                scheduler's config as well) z_hat_0 is inverted, as the paper does.
+            guidance_scale, referring_scale (`float`, *optional*): omega = guidance_scale (1 - referring_scale M). A
+                guidance_scale of 1 takes the caption's prediction alone, half of a pair's work. Fidelity-first
+                decoders of this field use 1 to 1.5 rather than the paper's 3.
+            guidance_strength (`float`, *optional*): The pull towards the coded latents, summed over the whole run; see
+                the scheduler.
+            guidance_target (`str`, *optional*): "noisy", "clean" or "posterior", see the scheduler.
+            inversion_guidance_scale (`float`, *optional*): omega during inversion, if it is not that of denoising.
+            strength (`float`, *optional*): Multiplies the noise from which each position starts, see the scheduler's
+                `start_timesteps`; 1 is the checkpoint's own level, 0 no diffusion. Only the steps below the highest
+                start are run. Without one (in the preset and the scheduler's config as well) z_hat_0 is inverted, as
+                the paper does.
             generator (`torch.Generator`, *optional*): Default: seeded by the file, so that the same file gives the
                 same picture.
             output_type (`str`): "pil", "np", "pt" or "latent".
@@ -196,6 +193,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         self.check_inputs(files, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale)
         device = self._execution_device
         num_inference_steps, num_recurrence_steps = settings["num_inference_steps"], settings["num_recurrence_steps"]
+        scheduler = copy.deepcopy(self.scheduler)  # of this call alone: another thread may be decoding too
         if generator is None:
             # On the CPU, so that the noise is the same on every machine.
             generator = [torch.Generator("cpu").manual_seed(file.noise_seed) for file in files]
@@ -229,10 +227,9 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         # Without a caption in the batch both predictions of a pair would be the same.
         omega = inversion_omega = 1
         if any(captions):
-            omega, referring_scale = settings["guidance_scale"], settings["referring_scale"]
-            if referring_scale:
-                omega = self.scheduler.guidance_scale_map(level_map, omega, referring_scale)
+            omega = scheduler.guidance_scale_map(level_map, settings["guidance_scale"], settings["referring_scale"])
             inversion_omega = settings["inversion_guidance_scale"]
+            inversion_omega = omega if inversion_omega is None else inversion_omega
         evaluations = 0
 
         def predict(latents, timestep, omega):
@@ -246,25 +243,41 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             without, with_ = self.unet(torch.cat([latents] * 2), timestep, pair).sample.float().chunk(2)
             return without + omega * (with_ - without)
 
-        # 4. Where to start: z_hat_0 inverted to z_hat_T, keeping the trajectory (Algorithm 1, line 2), or z_hat_0 with
-        # noise of each position's own level
-        timesteps = torch.empty(0)
-        if num_inference_steps:
-            self.scheduler.set_timesteps(num_inference_steps, device)
-            timesteps = self.scheduler.timesteps  # used as they lie on the device, which the loops need not wait for
+        # 4. Where to start: z_hat_0 inverted to z_hat_T, keeping the trajectory (Algorithm 1, lines 2 to 4), or z_hat_0
+        # with noise of each position's own level
         inverts = settings["strength"] is None
+        error = None  # D(M), (B, 1, h, w)
+        if not inverts or settings["guidance_target"] == "posterior":
+            error = self.hsvlc.error_at(level_map)
+        timesteps = torch.empty(0)
+        num_steps = num_inference_steps * num_recurrence_steps
         latents, trajectory = coded, []
-        if not inverts:
-            start = self.scheduler.start_timesteps(level_map, settings["strength"])
-            noise = draw_noise(coded, generator)
-            skipped = int((timesteps > start.max().to(timesteps.device)).sum())
+        if inverts and num_inference_steps:
+            scheduler.set_timesteps(num_inference_steps, device)
+            timesteps = scheduler.timesteps  # used as they lie on the device, which the loops need not wait for
+        elif not inverts:
+            # The list of timesteps is that of M = 0, whatever the files hold: each starts from somewhere along it.
+            nothing = torch.zeros(1, 1, 1, 1)
+            highest = scheduler.start_timesteps(self.hsvlc.error_at(nothing), nothing, settings["strength"])
+            scheduler.set_timesteps(num_inference_steps, device, start=float(highest))
+            timesteps = scheduler.timesteps
+            start = scheduler.start_timesteps(error, level_map, settings["strength"])  # (B, 1, h, w)
+            num_steps = (timesteps[:, None] <= start.amax((1, 2, 3)).to(timesteps.device)).sum(0)
+            skipped = len(timesteps) - int(num_steps.max())
+            num_steps = num_recurrence_steps * num_steps.view(-1, 1, 1, 1)  # (B, 1, 1, 1), of each file
             timesteps = timesteps[skipped:]
+            noise = draw_noise(coded, generator)
             for _ in range(skipped * (num_recurrence_steps - 1)):
                 # What the steps left out would have drawn: a file's noise is not to depend on its company in a batch.
                 draw_noise(coded, generator)
+            if num_inference_steps and not len(timesteps):
+                logger.warning(
+                    "M is so high everywhere that no step of diffusion is run: the picture is that of the coded latents. "
+                    "More steps (num_inference_steps) or noise (strength) would change it."
+                )
         with self.progress_bar(total=len(timesteps) * (num_recurrence_steps + inverts)) as progress_bar:
             for t in timesteps.flip(0) if inverts else ():
-                latents = self.scheduler.invert_step(predict(latents, t, inversion_omega), t, latents)
+                latents = scheduler.invert_step(predict(latents, t, inversion_omega), t, latents)
                 trajectory.append(latents)
                 progress_bar.update()
 
@@ -273,21 +286,23 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
                 reference = trajectory.pop() if settings["guidance_target"] == "noisy" else coded
                 if not inverts:
                     # Positions that did not start before this step have their coded latents, with its level's noise.
-                    noisy = self.scheduler.add_noise(coded, noise, t)
+                    noisy = scheduler.add_noise(coded, noise, t)
                     latents = noisy if i == 0 else torch.where(start >= timesteps[i - 1], latents, noisy)
                 for recurrence in range(num_recurrence_steps):
-                    previous = self.scheduler.step(
+                    previous = scheduler.step(
                         predict(latents, t, omega),
                         t,
                         latents,
                         reference=reference,
                         codec=codec,
+                        error=error,
                         guidance_strength=settings["guidance_strength"],
                         guidance_target=settings["guidance_target"],
+                        num_steps=num_steps,
                     ).prev_sample
                     progress_bar.update()
                     if recurrence < num_recurrence_steps - 1:
-                        latents = self.scheduler.renoise(previous, t, generator)
+                        latents = scheduler.renoise(previous, t, generator)
                 latents = previous
                 if callback_on_step_end is not None:
                     callback_outputs = callback_on_step_end(self, i, int(t), {"latents": latents})

@@ -72,7 +72,7 @@ def load(args) -> tuple[RSICEncoderPipeline, RSICDecoderPipeline]:
             module.to(memory_format=torch.channels_last)
     if args.compile:
         decoder.unet.forward = torch.compile(decoder.unet.forward, fullgraph=True)
-        decoder.scheduler.step = torch.compile(decoder.scheduler.step, fullgraph=True)
+        decoder.scheduler.compile(fullgraph=True)
     return encoder, decoder
 
 

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import torch
 
-from ...schedulers import scheduling_guided_self_recurrent_ddim as scheduling
+from ...schedulers import guidance
 from ..memory import watch_memory
 
 
@@ -85,8 +85,9 @@ def profile_decoding(decoder, bitstreams: list[bytes], watch_guidance: bool = Tr
         "VAE decode": (decoder.vae, "decode"),
     }
     if watch_guidance:
-        parts["guidance"] = (scheduling, "guidance_gradient")
-    steps = [(decoder.scheduler, name) for name in ("invert_step", "step", "renoise", "add_noise")]
+        parts["guidance"] = (guidance, "guidance_gradient")
+    # Of the class, since the decoder samples with a copy of its scheduler.
+    steps = [(type(decoder.scheduler), name) for name in ("invert_step", "step", "renoise", "add_noise")]
     with ExitStack() as stack:
         for name, (owner, attribute) in [*parts.items(), *(("scheduler", step) for step in steps)]:
             function = getattr(owner, attribute)
