@@ -270,7 +270,7 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             for _ in range(skipped * (num_recurrence_steps - 1)):
                 # What the steps left out would have drawn: a file's noise is not to depend on its company in a batch.
                 draw_noise(coded, generator)
-            if num_inference_steps and not len(timesteps):
+            if num_inference_steps and settings["strength"] and not len(timesteps):
                 logger.warning(
                     "M is so high everywhere that no step of diffusion is run: the picture is that of the coded latents. "
                     "More steps (num_inference_steps) or noise (strength) would change it."

@@ -259,6 +259,7 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         if reference is None or strength == 0:
             target, gamma = None, 0.0
         else:
+            _check_guidance_inputs(target, codec, error)
             total_steps = self.num_inference_steps if num_steps is None else num_steps
             gamma = strength if target == "posterior" else step_strength(strength, total_steps)
         prev_sample, original = self._step(
@@ -341,6 +342,13 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
+
+
+def _check_guidance_inputs(target, codec, error) -> None:
+    if target == "posterior" and error is None:
+        raise ValueError('The guidance target "posterior" needs D(M); give it as error=, from `HSVLC.error_at`.')
+    if target != "posterior" and codec is None:
+        raise ValueError(f'The guidance target "{target}" needs C; give it as codec=.')
 
 
 def adopt_noise_schedule(
