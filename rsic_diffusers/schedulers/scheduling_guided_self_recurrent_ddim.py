@@ -182,7 +182,9 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
             or (np.diff(chosen) >= 0).any()
             or (len(chosen) and not 0 <= chosen[-1] <= chosen[0] <= limit)
         ):
-            raise ValueError(f"timesteps must be whole numbers from {limit} to 0, each below the last; got {timesteps}.")
+            raise ValueError(
+                f"timesteps must be whole numbers from {limit} to 0, each below the last; got {timesteps}."
+            )
         return chosen
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | None = None) -> torch.Tensor:
@@ -194,7 +196,9 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         if self.num_inference_steps is None:
             raise ValueError("The scheduler has no timesteps yet; call `set_timesteps` first.")
         if not torch.is_tensor(timestep) and int(timestep) not in self._listed:
-            raise ValueError(f"{timestep} is not one of the scheduler's timesteps; take it from `scheduler.timesteps`.")
+            raise ValueError(
+                f"{timestep} is not one of the scheduler's timesteps; take it from `scheduler.timesteps`."
+            )
         # Indexing by a tensor without dimensions would wait for the device.
         index = torch.as_tensor(timestep, device=self._alphas.device).reshape(1)
         return self._alphas.index_select(0, index).squeeze(0), self._previous_alphas.index_select(0, index).squeeze(0)

@@ -1,11 +1,17 @@
 """The decoder's loop as a whole against Algorithm 1, written plainly here, on a toy UNet."""
 
+import logging
+
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from rsic_diffusers import HSVLC, Bitstream, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, WeightMap
+from rsic_diffusers.pipelines.presets import PAPER
+
+
+LEVEL_ERROR = [0.8, 0.7, 0.6, 0.5, 0.4, 0.25, 0.15, 0.1]  # D(M) at M = 0, 1/7, ..., 1
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,7 @@ def toy(decoder):
         attention_head_dim=2,
         norm_num_groups=4,
     )
-    hsvlc = HSVLC(hidden_channels=(8, 8, 8, 8), code_channels=(4, 4, 4, 4), prior_channels=8)
+    hsvlc = HSVLC(hidden_channels=(8, 8, 8, 8), code_channels=(4, 4, 4, 4), prior_channels=8, level_error=LEVEL_ERROR)
     for parameter in hsvlc.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     hsvlc.update()
@@ -41,14 +47,15 @@ def toy(decoder):
         decoder.tokenizer,
         unet.eval(),
         hsvlc.eval(),
-        GuidedSelfRecurrentDDIMScheduler(),
+        GuidedSelfRecurrentDDIMScheduler(strength=None, guidance_target="noisy", num_recurrence_steps=8),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def algorithm_1(pipeline, file, T, T_r, gamma, scale, referring, target, inversion_scale, generator):
-    """Paper, Algorithm 1, in its own notation; nothing of our scheduler is used."""
+    """Paper, Algorithm 1, in its own notation; nothing of our scheduler is used. `gamma` is that of each step;
+    `inversion_scale` None takes the omega of denoising, as Eq. 2 does."""
     unet, hsvlc, tokenizer = pipeline.unet, pipeline.hsvlc, pipeline.tokenizer
     h, w = -(-file.height // 8), -(-file.width // 8)
     M = torch.from_numpy(file.weight_map.values)[None, None]
@@ -76,7 +83,9 @@ def algorithm_1(pipeline, file, T, T_r, gamma, scale, referring, target, inversi
 
     with torch.no_grad():
         for t in range(1, T + 1):
-            z_hat[t] = ddim(z_hat[t - 1], guided(z_hat[t - 1], t, inversion_scale), t - 1, t)
+            z_hat[t] = ddim(
+                z_hat[t - 1], guided(z_hat[t - 1], t, omega if inversion_scale is None else inversion_scale), t - 1, t
+            )
         z = z_hat[T]
     for t in range(T, 0, -1):
         for r in range(1, T_r + 1):
@@ -98,7 +107,8 @@ def algorithm_1(pipeline, file, T, T_r, gamma, scale, referring, target, inversi
 
 @pytest.mark.parametrize("target", ["noisy", "clean"])
 @pytest.mark.parametrize(
-    "T, T_r, inversion_scale, caption", [(5, 3, 1.0, "a dog"), (10, 1, 0.0, "a dog"), (4, 2, 1.5, "")]
+    "T, T_r, inversion_scale, caption",
+    [(5, 3, 1.0, "a dog"), (10, 1, 0.0, "a dog"), (4, 2, 1.5, ""), (4, 2, None, "a dog")],
 )
 def test_decoder_equals_algorithm_1(toy, target, T, T_r, inversion_scale, caption):
     torch.manual_seed(1)
@@ -110,7 +120,7 @@ def test_decoder_equals_algorithm_1(toy, target, T, T_r, inversion_scale, captio
         file.to_bytes(),
         num_inference_steps=T,
         num_recurrence_steps=T_r,
-        guidance_strength=800.0,
+        guidance_strength=800.0 * T * T_r,
         guidance_scale=2.5,
         referring_scale=0.6,
         guidance_target=target,
@@ -125,17 +135,34 @@ def test_decoder_equals_algorithm_1(toy, target, T, T_r, inversion_scale, captio
     assert ours.num_unet_evaluations == T + T * T_r
 
 
-@pytest.mark.parametrize("preset, T, strength, limit", [("fast", 20, 0.35, 7), ("balanced", 50, 1.0, 50)])
-def test_quick_presets_keep_to_their_evaluations(toy, preset, T, strength, limit):
-    """Counted by diffusers' own timesteps, where M = 0 asks for most; and none where M = 1 asks for nothing."""
-    theirs = DDIMScheduler(steps_offset=1)
-    theirs.set_timesteps(T)
-    for value, expected in ((0.0, int((theirs.timesteps <= 1000 * strength).sum())), (1.0, 0)):
+def highest_start(level_error_at_0, factor=8.0):
+    """The timestep where (1 - abar) / abar is factor x D(0), rounded down."""
+    abar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+    return int(((1 - abar) / abar <= factor * level_error_at_0).sum()) - 1
+
+
+@pytest.mark.parametrize("preset, T", [("fast", 8), ("balanced", 50)])
+def test_quick_presets_keep_to_their_evaluations(toy, preset, T):
+    """All steps where M = 0; fewer where M is 1, those below its own start."""
+    for value, error, factor in ((0.0, 0.8, 8.0), (1.0, 0.1, 0.3)):
         weight_map = WeightMap.constant(value, 64, 64)
         codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.full((1, 1, 1, 1), value)).data
         file = Bitstream(64, 64, weight_map, "a dog", codes, toy.hsvlc.fingerprint)
         out = toy(file.to_bytes(), preset=preset, output_type="latent")
-        assert out.num_unet_evaluations == expected <= limit
+        highest, start = highest_start(0.8), highest_start(error, factor)
+        timesteps = {max(round(highest * (i / T) ** 2), i) for i in range(1, T + 1)}
+        assert out.num_unet_evaluations == sum(t <= start for t in timesteps) <= T
+
+
+def test_a_run_without_evaluations_is_said(toy, caplog):
+    logging.getLogger("rsic_diffusers").addHandler(caplog.handler)
+    codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.ones(1, 1, 1, 1)).data
+    file = Bitstream(64, 64, WeightMap.constant(1.0, 64, 64), "a dog", codes, toy.hsvlc.fingerprint)
+    for strength, lines in ((1e-3, 1), (0.0, 0)):  # 0 asks for none
+        caplog.clear()
+        out = toy(file.to_bytes(), num_inference_steps=4, strength=strength, output_type="latent")
+        assert out.num_unet_evaluations == 0
+        assert sum("no step of diffusion" in record.getMessage() for record in caplog.records) == lines
 
 
 def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):
@@ -148,6 +175,7 @@ def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):
         referring_scale=0.1,
         guidance_target="clean",
         inversion_guidance_scale=2.0,
+        strength=0.5,
     )
     pipeline = RSICDecoderPipeline(**{**toy.components, "scheduler": own})
     pipeline.set_progress_bar_config(disable=True)
@@ -156,8 +184,10 @@ def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):
     assert pipeline(file.to_bytes(), preset="paper", output_type="latent").num_unet_evaluations == 50 + 50 * 8
     generators = [torch.Generator().manual_seed(7) for _ in range(2)]
     short = {"num_inference_steps": 5, "num_recurrence_steps": 2, "output_type": "latent", "generator": generators[0]}
-    ours = pipeline(file.to_bytes(), preset="paper", **short).images
-    expected = algorithm_1(toy, file, 5, 2, 1e3, 3.0, 0.7, "noisy", 1.0, generators[1])
+    # gamma = 1e3 in each of 50 x 8 steps is a total of 4e5; here each of 5 x 2 is to have it.
+    ours = pipeline(file.to_bytes(), preset="paper", guidance_strength=1e3 * 5 * 2, **short).images
+    expected = algorithm_1(toy, file, 5, 2, 1e3, 3.0, 0.7, "noisy", None, generators[1])
+    assert PAPER["guidance_strength"] == 1e3 * 50 * 8
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -177,12 +207,13 @@ def test_quick_presets_leave_the_guidance_scale_to_the_checkpoint(toy, preset):
     assert (decode(alone) - decode({})).abs().max() > 1e-3
 
 
-def test_strength_is_image_to_image_of_each_position(toy):
-    """With one M everywhere: noise at that level, then diffusers' DDIM down from it; with two, each where it holds."""
+@pytest.mark.parametrize("pull", [0.0, 1.0])
+def test_each_position_starts_from_noise_of_its_own_level(toy, pull):
+    """Image to image with a level for each M; with and without the posterior mean."""
     torch.manual_seed(1)
     noise = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(7))
-    settings = {"num_inference_steps": 10, "num_recurrence_steps": 1, "guidance_target": "clean", "strength": 0.9}
-    settings |= {"guidance_strength": 0.0, "guidance_scale": 1.0, "referring_scale": 0.0, "output_type": "latent"}
+    settings = {"num_inference_steps": 10, "num_recurrence_steps": 1, "guidance_target": "posterior", "strength": 1.0}
+    settings |= {"guidance_strength": pull, "guidance_scale": 1.0, "referring_scale": 0.7, "output_type": "latent"}
     tokens = toy.tokenizer("a dog", padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
         caption = toy.text_encoder(tokens).last_hidden_state
@@ -192,30 +223,35 @@ def test_strength_is_image_to_image_of_each_position(toy):
     wide = levels.repeat_interleave(8, -1).repeat_interleave(8, -2)
 
     # The reference: each position starts at the first timestep below its level, from the noised code.
-    ddim = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1,
-    )  # fmt: skip
-    ddim.set_timesteps(10)
-    level = 0.9 * 1000 * (1 - wide)
+    error = torch.where(wide < 0.5, 0.6, 0.25)
+    level = torch.where(
+        wide < 0.5, highest_start(0.6, 8 * (0.3 / 8) ** (2 / 7)), highest_start(0.25, 8 * (0.3 / 8) ** (5 / 7))
+    )
+    abar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).tolist()
+    timesteps = [max(round(highest_start(0.8) * (i / 10) ** 2), i) for i in range(10, 0, -1)]
     z, before, evaluations = torch.full_like(z_hat, float("nan")), 1000, 0
-    for t in ddim.timesteps[ddim.timesteps <= 0.9 * 1000 * 5 / 7]:
-        waiting = ddim.add_noise(z_hat, noise, t[None])
-        z = torch.where(before <= level, z, waiting)
+    for i, t in enumerate(timesteps):
+        if t > level.max():
+            continue
+        z = torch.where(before <= level, z, abar[t] ** 0.5 * z_hat + (1 - abar[t]) ** 0.5 * noise)
         with torch.no_grad():
-            z = ddim.step(toy.unet(z, t, caption).sample, t, z).prev_sample
+            eps = toy.unet(z, t, caption).sample
+        clean = (z - (1 - abar[t]) ** 0.5 * eps) / abar[t] ** 0.5
+        moved = clean + pull * (1 - abar[t]) / (1 - abar[t] + error) * (z_hat - clean)
+        below = abar[timesteps[i + 1]] if i < 9 else abar[0]
+        z = below**0.5 * moved + (1 - below) ** 0.5 * eps
         before, evaluations = t, evaluations + 1
     file = Bitstream(
         128, 64, WeightMap((levels[0, 0] * 7).round().byte().numpy(), 8), "a dog", codes, toy.hsvlc.fingerprint
     )
     ours = toy(file.to_bytes(), generator=torch.Generator().manual_seed(7), **settings)
     torch.testing.assert_close(ours.images, z, atol=1e-4, rtol=1e-4)
-    assert ours.num_unet_evaluations == evaluations == 7  # 601, 501, ..., 1
+    assert ours.num_unet_evaluations == evaluations and 5 < evaluations < 10
     # Where M is high enough that no step lies below its level, the picture is the codec's.
-    settings["strength"] = 0.003
+    settings["strength"] = 0.02
     still = toy(file.to_bytes(), generator=torch.Generator().manual_seed(7), **settings)
     torch.testing.assert_close(still.images[..., 8:], z_hat[..., 8:], atol=0, rtol=0)
-    assert still.num_unet_evaluations == 1 and not torch.equal(still.images[..., :8], z_hat[..., :8])
+    assert still.num_unet_evaluations > 0 and not torch.equal(still.images[..., :8], z_hat[..., :8])
 
 
 def test_no_graph_goes_through_the_unet(toy):
@@ -224,6 +260,7 @@ def test_no_graph_goes_through_the_unet(toy):
     hook = toy.unet.register_forward_hook(lambda *_: grad_modes.append(torch.is_grad_enabled()))
     codes = toy.hsvlc.compress(torch.randn(1, 4, 8, 8), torch.ones(1, 1, 1, 1)).data
     file = Bitstream(64, 64, WeightMap.constant(1, 64, 64), "", codes, toy.hsvlc.fingerprint)
-    out = toy(file.to_bytes(), num_inference_steps=2, num_recurrence_steps=2, output_type="latent")
+    settings = {"preset": "paper", "num_inference_steps": 2, "num_recurrence_steps": 2, "output_type": "latent"}
+    out = toy(file.to_bytes(), **settings)
     hook.remove()
     assert grad_modes == [False] * 6 and not out.images.requires_grad
