@@ -243,8 +243,8 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
             without, with_ = self.unet(torch.cat([latents] * 2), timestep, pair).sample.float().chunk(2)
             return without + omega * (with_ - without)
 
-        # 4. Where to start: z_hat_0 inverted to z_hat_T, keeping the trajectory (Algorithm 1, lines 2 to 4), or z_hat_0
-        # with noise of each position's own level
+        # 4. Where to start: z_hat_0 inverted to z_hat_T, keeping the trajectory (Algorithm 1, lines 2 to 4), or
+        # z_hat_0 with noise of each position's own level
         inverts = settings["strength"] is None
         error = None  # D(M), (B, 1, h, w)
         if not inverts or settings["guidance_target"] == "posterior":
@@ -272,8 +272,8 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
                 draw_noise(coded, generator)
             if num_inference_steps and settings["strength"] and not len(timesteps):
                 logger.warning(
-                    "M is so high everywhere that no step of diffusion is run: the picture is that of the coded latents. "
-                    "More steps (num_inference_steps) or noise (strength) would change it."
+                    "M is so high everywhere that no step of diffusion is run: the picture is that of the coded "
+                    "latents. More steps (num_inference_steps) or noise (strength) would change it."
                 )
         with self.progress_bar(total=len(timesteps) * (num_recurrence_steps + inverts)) as progress_bar:
             for t in timesteps.flip(0) if inverts else ():
