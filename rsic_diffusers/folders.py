@@ -133,7 +133,7 @@ def run(
             counts["failed"] += 1
             return
         seconds = round((time.perf_counter() - start) / len(batch), 3)
-        for path, figures in zip(batch, results):
+        for path, figures in zip(batch, results, strict=True):
             made = {"output": report.name_of(jobs[path]), "settings": settings[path]}
             report.write(path, **made, **figures, seconds=seconds)
         counts["done"] += len(batch)

@@ -146,7 +146,7 @@ def _decode_folder(args, settings: dict) -> int:
         generators = None if args.seed is None else [make_generator(args.seed) for _ in inputs]
         files = [read_file(path) for path in inputs]
         result = decoder(files, generator=generators, **settings)
-        for data, picture, target in zip(files, result.images, outputs):
+        for data, picture, target in zip(files, result.images, outputs, strict=True):
             save_image(picture, target, None if args.no_metadata else _metadata(data, picture))
         return [{"unet_evaluations": result.num_unet_evaluations}] * len(inputs)
 

@@ -254,7 +254,7 @@ def _encode_folder(args, asked: dict, listed: dict) -> int:
 
     def work(inputs, outputs):
         figures = []
-        for path, target in zip(inputs, outputs):
+        for path, target in zip(inputs, outputs, strict=True):
             out = encoder(open_image(path), **_asked_of(names[path], asked, listed))
             out.save(target)
             figures.append({"bytes": len(out.bitstream), "bpp": round(out.bpp, 5), "breakdown": out.breakdown})

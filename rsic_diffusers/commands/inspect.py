@@ -84,7 +84,7 @@ def shares(weight_map: WeightMap, size: tuple[int, int]) -> list[tuple[float, fl
         size (`tuple[int, int]`): Height and width of the coded picture.
     """
     values, counts = np.unique(expand_to_pixels(weight_map.values, *size), return_counts=True)
-    return [(float(value), count / counts.sum()) for value, count in zip(values[::-1], counts[::-1])]
+    return [(float(value), count / counts.sum()) for value, count in zip(values[::-1], counts[::-1], strict=True)]
 
 
 def fidelity_in_words(weight: float) -> str:

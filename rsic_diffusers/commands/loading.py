@@ -133,7 +133,7 @@ def _load_loras(pipeline, loras: list[tuple[str, float | None]]) -> None:
     except ImportError:
         raise ValueError('--lora needs the package peft; pip install "rsic-diffusers[lora]".') from None
     adapters = {f"lora_{i}": 1.0 if weight is None else weight for i, (_, weight) in enumerate(loras)}
-    for adapter, (name, _) in zip(adapters, loras):
+    for adapter, (name, _) in zip(adapters, loras, strict=True):
         _load(name, pipeline.load_lora_weights, name, adapter_name=adapter)
     pipeline.set_adapters(list(adapters), list(adapters.values()))
 

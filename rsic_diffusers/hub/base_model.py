@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from diffusers import AutoModel, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+import diffusers
+import transformers
 
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from .component_options import dtype_of
 from .repos import BASE_COMPONENTS, HUB_ARGUMENTS, holds, read_index
 
 
-BASE_CLASSES = dict(zip(BASE_COMPONENTS, (AutoModel, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer), strict=True))
 WEIGHT_ARGUMENTS = ("variant", "use_safetensors", "low_cpu_mem_usage")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
@@ -80,22 +79,25 @@ def _load_single_file(path, names, dtype, quantization, config, hub):
 
 def _load_repo(repo, names, dtype, quantization, hub, weights):
     index = read_index(repo, **hub)
-    missing = [name for name in BASE_CLASSES if not holds(index, name)]
+    missing = [name for name in BASE_COMPONENTS if not holds(index, name)]
     if missing or "text_encoder_2" in index:
         raise ValueError(
             f"{repo} is a {index.get('_class_name')}, not Stable Diffusion 1.x"
             + (f" (it has no {', '.join(missing)})" if missing else " (it has two text encoders)")
             + "; give a checkpoint of Stable Diffusion 1.x as base_model."
         )
+    # Named here and not at the top: each of these imports takes long, and encoding with a full repo needs none.
+    classes = (diffusers.AutoModel, diffusers.UNet2DConditionModel, transformers.CLIPTextModel)
+    classes = dict(zip(BASE_COMPONENTS, (*classes, transformers.CLIPTokenizer), strict=True))
     components = {}
-    for name in [name for name in names if name in BASE_CLASSES]:
+    for name in [name for name in names if name in BASE_COMPONENTS]:
         options = {} if name == "tokenizer" else {**weights, "torch_dtype": dtype_of(dtype, name)}
         if name == "text_encoder":  # transformers' own names
             options = {"dtype": dtype_of(dtype, name)}
             options |= {"variant": weights["variant"]} if "variant" in weights else {}
         if name in quantization:
             options["quantization_config"] = quantization[name]
-        components[name] = BASE_CLASSES[name].from_pretrained(repo, subfolder=name, **hub, **options)
+        components[name] = classes[name].from_pretrained(repo, subfolder=name, **hub, **options)
     if "scheduler" not in names:
         return components, None
     return components, GuidedSelfRecurrentDDIMScheduler.load_config(repo, subfolder="scheduler", **hub)

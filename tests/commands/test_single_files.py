@@ -28,12 +28,9 @@ def file(photo_file, tmp_path, encoder, small_photo):
 
 
 def test_a_photo_goes_through_pipes_both_ways(photo_file, tmp_path, rsic):
-    encode = subprocess.Popen(
-        [*RSIC, "encode", "-", "-o", "-", "--weight", "0.5"],
-        stdin=open(photo_file, "rb"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    with open(photo_file, "rb") as photo:
+        command = [*RSIC, "encode", "-", "-o", "-", "--weight", "0.5"]
+        encode = subprocess.Popen(command, stdin=photo, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     decode = subprocess.run(
         [*RSIC, "decode", "-", "-o", "-", "--steps", "0"], stdin=encode.stdout, capture_output=True
     )
@@ -170,7 +167,7 @@ def test_inspect_says_how_much_is_how_true(file, rsic, capsys):
     cells = np.zeros((3, 4), np.uint8)
     cells[2, 3] = 7  # 37 x 11 of 165 x 203 pixels
     faithful = 37 * 11 / (165 * 203)
-    (high, low), (first, second) = zip(*shares(WeightMap(cells, 8), (165, 203)))
+    (high, low), (first, second) = zip(*shares(WeightMap(cells, 8), (165, 203)), strict=True)
     assert (high, low) == (1, 0) and (first, second) == pytest.approx((faithful, 1 - faithful))
     assert rsic("inspect", file) == 0
     shown = capsys.readouterr().out
