@@ -129,7 +129,7 @@ def read_mask(source) -> np.ndarray:
         numbers = channels_last(source, "A mask")
     elif isinstance(source, Image.Image):
         numbers = _mask_numbers(source)
-    elif _is_file(source):
+    elif is_file(source):
         with _open_any(source, MAX_IMAGE_PIXELS) as image:
             numbers = _explain(source, lambda: _mask_numbers(image))
     else:
@@ -161,7 +161,8 @@ def channels_last(array: np.ndarray, what: str) -> np.ndarray:
     return array if 1 <= array.shape[2] <= 4 else np.moveaxis(array, 0, 2)
 
 
-def _is_file(source) -> bool:
+def is_file(source) -> bool:
+    """Whether `open_image` takes this: a path, the bytes of a file, or a file object."""
     return isinstance(source, (str, Path, bytes, bytearray)) or hasattr(source, "read")
 
 

@@ -31,9 +31,9 @@ def test_weights_of_pixels_and_cells_by_hand():
     np.testing.assert_allclose(weight_map.values, cells, atol=1e-6)
     np.testing.assert_allclose(ours, weights, atol=1e-9)
     # A sliver of a cell is enough, but not a rounding error.
-    sliver, _ = weigh_pixels(165, 203, [Demand(box=(60, 60, 64.5, 100))])
+    sliver, _ = weigh_pixels(165, 203, [Demand(box=(60, 60, 64.5, 100), weight=1)])
     np.testing.assert_array_equal(sliver.values, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
-    exact, _ = weigh_pixels(165, 203, [Demand(box=(10, 10, 64 + 1e-13, 64 + 1e-13))])
+    exact, _ = weigh_pixels(165, 203, [Demand(box=(10, 10, 64 + 1e-13, 64 + 1e-13), weight=1)])
     np.testing.assert_array_equal(exact.values, [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 
