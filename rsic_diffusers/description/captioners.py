@@ -1,4 +1,4 @@
-"""GDE, global description encoding (paper, section III-B): a vision-language model says what a photo shows."""
+"""GDE, global description encoding (paper, section II-A): a vision-language model says what a photo shows."""
 
 import inspect
 import re
@@ -33,8 +33,8 @@ class Captioner:
     Models with a chat template are asked through it, LLaVA without one by "USER: <image> ... ASSISTANT:", and BLIP and
     GIT are shown the image alone. Generation is greedy, so a model describes an image in the same words each time.
 
-    It is no module: `to` and `enable_model_cpu_offload` of a pipeline leave it on the device it was loaded to, and
-    `save_pretrained` leaves it out.
+    It is not a `torch.nn.Module`, so `save_pretrained` and `enable_model_cpu_offload` of a pipeline leave it out. `to`
+    of a pipeline takes it along.
 
     Args:
         model ([`PreTrainedModel`]): Of an image-text-to-text class.
@@ -42,12 +42,21 @@ class Captioner:
         prompt (`str`): What to ask; the paper's by default. BLIP and GIT do not read it.
         max_new_tokens (`int`): Bound on the answer's length, in the model's tokens. An answer that reaches it is cut
             to its whole sentences, or whole words.
+        follows_pipeline (`bool`): Move to a pipeline's device with it.
 
     Raises:
-        ValueError: A model of another kind.
+        ValueError: The model is of another kind.
     """
 
-    def __init__(self, model, processor, prompt: str = PROMPT, max_new_tokens: int = MAX_NEW_TOKENS):
+    def __init__(
+        self,
+        model,
+        processor,
+        prompt: str = PROMPT,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        follows_pipeline: bool = True,
+    ):
+        self.follows_pipeline = follows_pipeline
         self.model, self.processor = model.eval(), processor
         self.prompt, self.max_new_tokens = prompt, max_new_tokens
         self.has_chat_template = getattr(processor, "chat_template", None) is not None
@@ -60,12 +69,14 @@ class Captioner:
             )
 
     @classmethod
-    def from_pretrained(cls, name, dtype="auto", device="cpu", prompt: str = PROMPT, **kwargs) -> "Captioner":
-        """Load from a folder or the Hub; how much there is to download is said on stderr before.
+    def from_pretrained(cls, name, dtype="auto", device=None, prompt: str = PROMPT, **kwargs) -> "Captioner":
+        """Load from a folder or the Hub; the size of the download is printed on stderr first.
 
         Args:
             name (`str` or path): A folder or Hub id.
             dtype (`torch.dtype`): Of the weights; by default as they were saved.
+            device (*optional*): Where the model is and stays. By default it is loaded to the CPU, and follows the
+                pipeline that it is given to.
             kwargs: Of transformers' `from_pretrained`, for model and processor: revision, token, cache_dir, ...
 
         Raises:
@@ -92,7 +103,11 @@ class Captioner:
                 f"The weights of {name} lack {len(missing)} tensors of a {type(model).__name__}, {missing[0]} for "
                 f"one, so it can not caption; give {EXPECTED}."
             )
-        return cls(model.to(device), processor, prompt)
+        return cls(model.to(device or "cpu"), processor, prompt, follows_pipeline=device is None)
+
+    def to(self, device) -> "Captioner":
+        self.model.to(device)
+        return self
 
     @torch.no_grad()
     def __call__(self, image: PIL.Image.Image, prompt: str | None = None) -> str:

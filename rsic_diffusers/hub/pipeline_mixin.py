@@ -281,5 +281,7 @@ class FromPretrainedMixin:
 class _RepoContents(DiffusionPipeline):
     """All that a repo may hold, for both pipelines. Only its signature is used."""
 
-    def __init__(self, vae, hsvlc, unet, text_encoder, tokenizer, scheduler, referring_model, captioner):
+    def __init__(
+        self, vae, hsvlc, unet, text_encoder, tokenizer, scheduler, referring_model, captioner, default_max_side=None
+    ):
         super().__init__()

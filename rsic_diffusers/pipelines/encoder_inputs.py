@@ -55,10 +55,9 @@ class EncoderSettings:
             target = getattr(self, name)
             if target is not None and not (isinstance(target, Real) and target > 0):
                 raise ValueError(f"{name} must be a number above 0, got {target!r}.")
-        for name, least in (("max_side", SIDE_STEP), ("max_pixels", MIN_SIDE**2)):
-            value = getattr(self, name)
-            if value not in (None, CHECKPOINT_MAX_SIDE) and not (isinstance(value, Integral) and value >= least):
-                raise ValueError(f"{name} must be a whole number from {least} up, or None, got {value!r}.")
+        _check_limit("max_pixels", self.max_pixels, MIN_SIDE**2)
+        if self.max_side != CHECKPOINT_MAX_SIDE:
+            _check_limit("max_side", self.max_side, SIDE_STEP)
         for name in ("caption_bytes", "refinement_steps"):
             value = getattr(self, name)
             if not (isinstance(value, Integral) and value >= 0):
@@ -70,8 +69,13 @@ class EncoderSettings:
         return self.target_bytes if self.target_bpp is None else self.target_bpp * height * width / 8
 
 
+def _check_limit(name, value, least):
+    if value is not None and not (isinstance(value, Integral) and value >= least):
+        raise ValueError(f"{name} must be a whole number from {least} up, or None, got {value!r}.")
+
+
 def list_photos(image) -> tuple[list, bool]:
-    """The photos of a call, still as they were given, and whether they came as a batch (a list, tuple or 4-d array)."""
+    """The photos of a call, as they were given, and whether they came as a batch (a list, tuple or 4-d array)."""
     if isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == 4:
         if not len(image):
             raise ValueError("There is nothing to encode: the list of images is empty.")

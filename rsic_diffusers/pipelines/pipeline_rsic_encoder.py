@@ -1,36 +1,47 @@
-"""Photo in, bytes out: GDE and RGE (paper, sections III-B and III-C)."""
+"""Photo to bytes: global description encoding (paper, section II-A) and referring guidance encoding (section II-B)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import partial
-from numbers import Integral, Real
+from inspect import signature
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.utils import logging
+from diffusers.utils import logging, replace_example_docstring
 
-from ..bitstream import (
-    DEFAULT_MAX_SIDE,
-    MAX_CODED_SIDE,
-    MAX_PIXELS,
-    MAX_RETURNED_PIXELS,
-    MAX_SIDE,
-    MIN_SIDE,
-    SIDE_STEP,
-    Bitstream,
-    reduced_size,
-)
+from ..bitstream import DEFAULT_MAX_SIDE, Bitstream, reduced_size
 from ..bitstream.caption_coding import encode_caption
-from ..description.captioners import check_captioner, describe
+from ..description.captioners import Captioner, check_captioner, describe
 from ..hub import FromPretrainedMixin
-from ..images import to_rgb
 from ..models.hsvlc import HSVLC
 from ..referring.budget import MAX_ENCODES, fit_budget, move_weights
-from ..referring.demands import Demand, check_levels, check_weight, collect_demands, make_weight_map, weigh_pixels
-from ..referring.heat_maps import PhraseNotFoundError, heat_map, min_max
-from ..referring.weight_map import WeightMap, expand_to_pixels
+from ..referring.demands import (
+    DEFAULT_BACKGROUND,
+    MAX_LEVELS,
+    Demand,
+    collect_demands,
+    make_weight_map,
+    weigh_pixels,
+)
+from ..referring.heat_maps import PhraseNotFoundError, ReferringModel, heat_map, min_max
+from ..referring.regions import clip_region
+from ..referring.weight_map import DEFAULT_WEIGHT, WeightMap, expand_to_pixels
 from .compatibility import check_latent_space
+from .encoder_inputs import (
+    CHECKPOINT_MAX_SIDE,
+    DEFAULT_BACKGROUND_COLOR,
+    DEFAULT_CAPTION_BYTES,
+    DEFAULT_CAPTION_CODEC,
+    EncoderSettings,
+    choose_coded_side,
+    list_photos,
+    list_values,
+    load_photo,
+)
 from .latents import encode_image, resize
 from .pipeline_output import RSICEncoderOutput
 from .refinement import refine_latents
@@ -41,31 +52,61 @@ logger = logging.get_logger(__name__)
 EXAMPLE_DOC_STRING = """
         Examples:
         ```py
-        >>> from PIL import Image
         >>> from rsic_diffusers import RSICEncoderPipeline
 
         >>> enc = RSICEncoderPipeline.from_pretrained("rsic-tiny")
-        >>> out = enc(Image.open("photo.jpg"), caption="a lighthouse on a cliff", box=(120, 40, 300, 380))
+        >>> out = enc("photo.jpg", caption="a lighthouse on a cliff", box=(120, 40, 300, 380))
         >>> out.save("photo.rsic")
         >>> print(len(out.bitstream), out.bpp, out.breakdown)
         ```
 """
+PHOTO_ARGUMENTS = ("caption", "referring", "box", "point", "mask")  # a batch has a list of each
+
+
+@dataclass
+class _Photo:
+    """One photo and what the steps of `__call__` make of it."""
+
+    image: torch.Tensor  # (1, 3, H, W), values in [-1, 1]
+    caption: str | None
+    demands: list[Demand]
+    coded_side: int | None
+    weight_map: WeightMap | None = None  # M as asked for, before any budget
+    pixel_weights: np.ndarray | None = None  # (h, w), only for refinement
+    vae_input: torch.Tensor | None = None  # (1, 3, h, w), the photo at its coded size
+    latents: torch.Tensor | None = None  # z_0, (1, 4, ceil(h/8), ceil(w/8))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the photo as given."""
+        return tuple(self.image.shape[-2:])
+
+    @property
+    def coded_size(self) -> tuple[int, int]:
+        return reduced_size(*self.size, self.coded_side)
+
+
+class _EncodedFile(NamedTuple):
+    data: bytes
+    breakdown: dict[str, int]
+    weight_map: WeightMap
 
 
 class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
     """Compresses photos to `.rsic` files.
 
-    Reads the same repos as [`RSICDecoderPipeline`], and takes of them only what encoding needs: no UNet, no text
-    encoder.
+    Reads the same repos as [`RSICDecoderPipeline`], but loads only what encoding needs: no UNet, no text encoder.
 
     Args:
-        vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Pictures to latents.
-        hsvlc ([`HSVLC`]): Latents to bytes.
+        vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Turns pictures into latents.
+        hsvlc ([`HSVLC`]): Turns latents into bytes.
         tokenizer ([`CLIPTokenizer`], *optional*): Tells whether the decoder can read all of a caption.
-        referring_model (*optional*): Finds phrases: a [`CLIPModel`], a [`CLIPSegForImageSegmentation`] or any callable
-            (image, phrase) -> heat map, see `heat_map`.
+        referring_model (*optional*): Finds phrases: a [`CLIPModel`], a [`CLIPSegForImageSegmentation`], a
+            [`ReferringModel`] or any callable (image, phrase) -> heat map, see `heat_map`.
         captioner (*optional*): Describes photos that come without a caption: a [`Captioner`] or any callable
             (image) -> str, see `describe`.
+        default_max_side (`int`, *optional*): The long side that photos are reduced to unless `__call__` is told
+            otherwise: what the checkpoint's UNet was trained for. None means 768.
     """
 
     model_cpu_offload_seq = "vae"
@@ -74,46 +115,67 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
     _exclude_from_cpu_offload = ["hsvlc", "referring_model"]
     _optional_components = ["tokenizer", "referring_model", "captioner"]
 
-    def __init__(self, vae, hsvlc: HSVLC, tokenizer=None, referring_model=None, captioner=None):
+    def __init__(
+        self,
+        vae,
+        hsvlc: HSVLC,
+        tokenizer=None,
+        referring_model=None,
+        captioner=None,
+        default_max_side: int | None = None,
+    ):
         super().__init__()
         check_latent_space(vae, hsvlc)
         self.register_modules(
             vae=vae, hsvlc=hsvlc, tokenizer=tokenizer, referring_model=referring_model, captioner=captioner
         )
+        self.register_to_config(default_max_side=default_max_side)
         self.image_processor = VaeImageProcessor(do_resize=False)
+        if vae.device.type != "cpu":
+            self._move_helpers(vae.device)
 
-    def check_arguments(
-        self,
-        caption=None,
-        referring=None,
-        box=None,
-        point=None,
-        mask=None,
-        weight=1.0,
-        background=0.0,
-        levels=8,
-        mode=None,
-        fallback=None,
-        target_bytes=None,
-        target_bpp=None,
-        max_side=DEFAULT_MAX_SIDE,
-        caption_bytes=60,
-        caption_codec="auto",
-        refinement_steps=0,
-    ) -> list[Demand]:
-        """Check the arguments of `__call__` for one photo, as far as that can be done without it.
+    @classmethod
+    def from_pipe(cls, pipeline, **kwargs):
+        made = super().from_pipe(pipeline, **kwargs)
+        if made.config.default_max_side is None:
+            made.register_to_config(default_max_side=_max_side_of(pipeline))
+        return made
+
+    def to(self, *args, **kwargs):
+        """As [`DiffusionPipeline.to`]; a [`ReferringModel`] and a [`Captioner`] follow to the device, unless they were
+        made with `follows_pipeline=False` or loaded to a device of their own."""
+        super().to(*args, **kwargs)
+        self._move_helpers(self.vae.device)
+        return self
+
+    def _move_helpers(self, device):
+        for helper in (self.referring_model, self.captioner):
+            if isinstance(helper, (ReferringModel, Captioner)) and helper.follows_pipeline:
+                helper.to(device)
+
+    # ------------------------------------------------------------------------------------------------------- checks
+
+    def check_arguments(self, **arguments) -> list[Demand]:
+        """Check arguments of `__call__` for one photo, as far as that can be done without the photo.
 
         Returns:
             `list[Demand]`: What is referred to.
+
+        Raises:
+            ValueError: An argument is malformed, or needs a model that this pipeline lacks.
+            TypeError: There is no such argument.
         """
-        demands = collect_demands(referring, box, point, mask, weight)
-        check_weight("background", background)
-        check_levels(levels)
-        if mode not in (None, "global", "referring"):
-            raise ValueError(f'mode must be "global", "referring" or None, got {mode!r}.')
-        if mode == "global" and demands:
+        bound = signature(self.__call__).bind_partial(**arguments)
+        bound.apply_defaults()
+        given = bound.arguments
+        settings = EncoderSettings(**{field.name: given[field.name] for field in fields(EncoderSettings)})
+        return self._check_photo_arguments(settings, *(given[name] for name in PHOTO_ARGUMENTS))
+
+    def _check_photo_arguments(self, settings, caption, referring, box, point, mask) -> list[Demand]:
+        demands = collect_demands(referring, box, point, mask, settings.weight)
+        if settings.mode == "global" and demands:
             raise ValueError('mode="global" weighs all of the picture alike; leave out what refers to a part of it.')
-        if mode == "referring" and not demands:
+        if settings.mode == "referring" and not demands:
             raise ValueError('mode="referring" needs to know what matters; give a phrase, a box, a point or a mask.')
         if self.referring_model is None and any(demand.phrase is not None for demand in demands):
             raise ValueError(
@@ -121,60 +183,11 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 "CLIPModel or CLIPSegForImageSegmentation of transformers, or a function); or say what matters with "
                 "box=, point= or mask=, which need none."
             )
-        if fallback not in (None, "global"):
-            raise ValueError(f'fallback must be "global" or None, got {fallback!r}.')
-        if target_bytes is not None and target_bpp is not None:
-            raise ValueError("target_bytes and target_bpp are two ways to say one thing; give one of them.")
-        for name, target in (("target_bytes", target_bytes), ("target_bpp", target_bpp)):
-            if target is not None and not (isinstance(target, Real) and target > 0):
-                raise ValueError(f"{name} must be a number above 0, got {target!r}.")
-        if max_side is not None and not (isinstance(max_side, Integral) and max_side >= SIDE_STEP):
-            raise ValueError(f"max_side must be a whole number from {SIDE_STEP} up, or None, got {max_side!r}.")
-        if not (isinstance(caption_bytes, Integral) and caption_bytes >= 0):
-            raise ValueError(f"caption_bytes must be a whole number from 0 up, got {caption_bytes!r}.")
-        encode_caption("", caption_codec)  # refuses an unknown codec
-        if not (isinstance(refinement_steps, Integral) and refinement_steps >= 0):
-            raise ValueError(f"refinement_steps must be a whole number from 0 up, got {refinement_steps!r}.")
         if caption is not None:
             self._check_caption(caption)
         elif self.captioner is not None:
             check_captioner(self.captioner)
         return demands
-
-    def check_inputs(self, images, max_side):
-        for image in images:
-            if isinstance(image, PIL.Image.Image):
-                width, height = image.size
-            elif isinstance(image, (np.ndarray, torch.Tensor)):
-                if image.ndim != 3:
-                    raise ValueError(f"An image array must have 3 dimensions, got {image.ndim}; give a list for many.")
-                # diffusers' habit: arrays are (H, W, 3), tensors (3, H, W)
-                height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.shape[1:]
-                channels = image.shape[2] if isinstance(image, np.ndarray) else image.shape[0]
-                if channels != 3:
-                    raise ValueError(f"An image array must have 3 channels (RGB), got {channels}.")
-                if "float" not in str(image.dtype):
-                    raise ValueError("An image array must hold floats in [0, 1]; divide by 255, or give a PIL image.")
-                if not (image.min() >= 0 and image.max() <= 1):
-                    raise ValueError("An image array must hold numbers in [0, 1]; it holds others, or NaN.")
-            else:
-                raise ValueError(f"An image must be a PIL image, an array or a tensor, got {type(image).__name__}.")
-            if min(width, height) < MIN_SIDE:
-                raise ValueError(f"The picture is {width} x {height} pixels; both sides must be at least {MIN_SIDE}.")
-            is_reduced = self._coded_side(height, width, max_side) is not None
-            limit = MAX_RETURNED_PIXELS if is_reduced else MAX_PIXELS
-            if max(width, height) > MAX_SIDE or width * height > limit:
-                raise ValueError(
-                    f"The picture is {width} x {height} pixels; sides go up to {MAX_SIDE} and pixels to {limit}. "
-                    + ("Make it smaller first." if is_reduced else "Give a max_side (768, say) to code it smaller.")
-                )
-
-    @staticmethod
-    def _coded_side(height, width, max_side) -> int | None:
-        """Long side to reduce the photo to, or None if it is small enough."""
-        if max_side is None or max(height, width) <= max_side:
-            return None
-        return min(max_side // SIDE_STEP * SIDE_STEP, MAX_CODED_SIDE)
 
     def _check_caption(self, caption):
         if not isinstance(caption, str):
@@ -194,51 +207,149 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 f"{cut!r}. Make the caption shorter."
             )
 
-    def _is_short(self, caption, caption_bytes, caption_codec) -> bool:
-        """Whether a caption keeps to its bytes and the decoder reads all of it."""
+    def _fits(self, settings, caption) -> bool:
+        """Whether a caption keeps to its bytes, and the decoder reads all of it."""
         try:
-            payload = encode_caption(caption, caption_codec)[1]
+            payload = encode_caption(caption, settings.caption_codec)[1]
             self._check_caption(caption)
         except ValueError:
             return False
-        return len(payload) <= caption_bytes
+        return len(payload) <= settings.caption_bytes
+
+    # -------------------------------------------------------------------------------------------- steps of __call__
+
+    def prepare_photos(self, image, settings: EncoderSettings, **photo_arguments) -> tuple[list[_Photo], bool]:
+        """Check all arguments and load the photos; also tells whether they came as a batch."""
+        sources, is_batch = list_photos(image)
+        columns = [photo_arguments[name] for name in PHOTO_ARGUMENTS]
+        if is_batch:
+            columns = [list_values(name, column, len(sources)) for name, column in zip(PHOTO_ARGUMENTS, columns)]
+        rows = list(zip(*columns)) if is_batch else [columns]
+        asked = [self._check_photo_arguments(settings, *row) for row in rows]
+        max_side = settings.max_side
+        if max_side == CHECKPOINT_MAX_SIDE:
+            max_side = self.config.default_max_side or DEFAULT_MAX_SIDE
+        photos = []
+        for source, (caption, *_), demands in zip(sources, rows, asked):
+            tensor = load_photo(source, settings.background_color, settings.max_pixels)
+            size = tensor.shape[-2:]
+            demands = [clip_region(demand, *size) for demand in demands]
+            photos.append(_Photo(tensor, caption, demands, choose_coded_side(*size, max_side)))
+        return photos, is_batch
 
     def locate(self, image: torch.Tensor, phrase: str, must_be_found: bool = False) -> np.ndarray:
         """Heat map of a phrase, values in [0, 1], of the referring model's own resolution.
 
         Args:
             image (`torch.Tensor` of shape (1, 3, H, W)): Values in [-1, 1].
+            phrase (`str`): What to find.
             must_be_found (`bool`): Raise [`PhraseNotFoundError`] if the model does not see it; otherwise warn.
         """
         picture = self.image_processor.postprocess(image)[0]
         return min_max(heat_map(self.referring_model, self.tokenizer, picture, phrase, must_be_found))
 
-    def _weigh(self, image, demands, coded_size, weight, background, levels, must_be_found, refines):
-        """M for one photo, and if it is refined the weights of its pixels; phrases that must be found and are not are
-        left out, with a warning."""
-        heat_maps, found = {}, []
-        for demand in demands:
+    def prepare_weight_map(self, photo: _Photo, settings: EncoderSettings) -> None:
+        """Turn demands into M, and for refinement into weights of pixels."""
+        found, heat_maps = self._find_phrases(photo, settings)
+        if not found:
+            weight = max((demand.weight for demand in photo.demands), default=settings.weight)
+            if settings.background > 0:
+                logger.warning(
+                    f"background={settings.background:g} has no effect: no part of the photo is referred to."
+                )
+            photo.weight_map = WeightMap.constant(weight, *photo.coded_size)
+            photo.pixel_weights = expand_to_pixels(photo.weight_map.values, *photo.coded_size)
+            return
+        for demand in found:
+            if demand.weight <= settings.background:
+                logger.warning(
+                    f"A demand of weight {demand.weight:g} has no effect: the background has {settings.background:g}."
+                )
+        make_map = weigh_pixels if settings.refinement_steps else make_weight_map
+        result = make_map(
+            *photo.size,
+            found,
+            background=settings.background,
+            levels=settings.levels,
+            coded_size=photo.coded_size,
+            locate=heat_maps.get,
+            lambda_growth=self.hsvlc.config.lambda_growth,
+        )
+        photo.weight_map, photo.pixel_weights = result if settings.refinement_steps else (result, None)
+
+    def _find_phrases(self, photo, settings) -> tuple[list[Demand], dict[str, np.ndarray]]:
+        """The demands that can be met, and the heat map of each phrase."""
+        found, heat_maps = [], {}
+        for demand in photo.demands:
             try:
                 if demand.phrase is not None:
-                    heat_maps[demand.phrase] = self.locate(image, demand.phrase, must_be_found)
+                    heat_maps[demand.phrase] = self.locate(photo.image, demand.phrase, settings.fallback == "global")
                 found.append(demand)
             except PhraseNotFoundError as error:
                 logger.warning(f"{error} It is left out.")
-        if not found:
-            weight = max((demand.weight for demand in demands), default=weight)
-            weight_map = WeightMap.constant(weight, *coded_size)
-            return weight_map, expand_to_pixels(weight_map.values, *coded_size)
-        arguments = {
-            "background": background,
-            "levels": levels,
-            "coded_size": coded_size,
-            "locate": heat_maps.get,
-        }
-        if refines:
-            return weigh_pixels(*image.shape[-2:], found, **arguments)
-        return make_weight_map(*image.shape[-2:], found, **arguments), None
+        return found, heat_maps
+
+    def prepare_caption(self, photo: _Photo, settings: EncoderSettings) -> None:
+        """Ask the captioner where a photo comes without a caption."""
+        if photo.caption is None and self.captioner is not None:
+            picture = self.image_processor.postprocess(photo.image)[0]
+            photo.caption = describe(self.captioner, picture, partial(self._fits, settings))
+        photo.caption = photo.caption or ""
+
+    def prepare_latents(self, photo: _Photo) -> None:
+        """Bring the photo to its coded size, and encode it with the VAE."""
+        photo.vae_input = resize(photo.image, photo.coded_size).to(self._execution_device, self.vae.dtype)
+        latents = encode_image(self.vae, photo.vae_input)  # (1, 4, ceil(h/8), ceil(w/8))
+        if not torch.isfinite(latents).all() and self.vae.dtype != torch.float32:
+            dtype = self.vae.dtype
+            logger.warning(f"The VAE gives NaN or infinite latents in {dtype}; it encodes this photo in float32.")
+            self.vae.to(torch.float32)
+            latents = encode_image(self.vae, photo.vae_input.float())
+            self.vae.to(dtype)
+        if not torch.isfinite(latents).all():
+            raise ValueError("The VAE gives NaN or infinite latents for this photo; its weights are damaged.")
+        photo.latents = latents.to(self.hsvlc.dtype)
+
+    def encode_with_map(
+        self, photo: _Photo, settings: EncoderSettings, on_step: Callable, weight_map: WeightMap
+    ) -> _EncodedFile:
+        """Refine and code the latents with this M, and write the file."""
+        values = torch.from_numpy(weight_map.values)[None, None]  # (1, 1, rows, columns)
+        latents = photo.latents  # (1, 4, ceil(h/8), ceil(w/8))
+        if settings.refinement_steps:
+            weights = move_weights(photo.pixel_weights, photo.weight_map, weight_map)
+            latents = refine_latents(
+                self.vae, self.hsvlc, photo.vae_input, latents, values, weights, settings.refinement_steps, on_step
+            )
+        coded = self.hsvlc.compress(latents, values)
+        height, width = photo.size
+        file = Bitstream(
+            width,
+            height,
+            weight_map,
+            photo.caption,
+            coded.data,
+            self.hsvlc.fingerprint,
+            photo.coded_side,
+            caption_codec=settings.caption_codec,
+        )
+        breakdown = file.breakdown()
+        breakdown.update(_share_bytes(breakdown.pop("codes"), coded.bits_per_scale))
+        return _EncodedFile(file.to_bytes(), breakdown, weight_map)
+
+    def encode_within_budget(self, photo: _Photo, settings: EncoderSettings, on_step: Callable) -> _EncodedFile:
+        """Encode with M as asked for, or as much above or below it as fills the budget."""
+        encode = partial(self.encode_with_map, photo, settings, on_step)
+        budget = settings.budget(*photo.size)
+        if budget is None:
+            return encode(photo.weight_map)
+        return fit_budget(photo.weight_map, encode, budget, self._rate_at if self.hsvlc.config.level_bpp else None)
+
+    def _rate_at(self, weights: np.ndarray) -> np.ndarray:
+        return self.hsvlc.rate_at(torch.from_numpy(weights)).numpy()
 
     @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
         self,
         image,
@@ -247,172 +358,121 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         box=None,
         point=None,
         mask=None,
-        weight: float = 1.0,
-        background: float = 0.0,
-        levels: int = 8,
+        weight: float = DEFAULT_WEIGHT,
+        background: float = DEFAULT_BACKGROUND,
+        levels: int = MAX_LEVELS,
         mode: str | None = None,
         fallback: str | None = None,
-        target_bytes: int | None = None,
+        target_bytes: float | None = None,
         target_bpp: float | None = None,
-        max_side: int | None = 768,
-        caption_bytes: int = 60,
-        caption_codec: str = "auto",
+        max_side: int | str | None = CHECKPOINT_MAX_SIDE,
+        max_pixels: int | None = None,
+        background_color: str | tuple[int, int, int] = DEFAULT_BACKGROUND_COLOR,
+        caption_bytes: int = DEFAULT_CAPTION_BYTES,
+        caption_codec: str = DEFAULT_CAPTION_CODEC,
         refinement_steps: int = 0,
         return_dict: bool = True,
     ) -> RSICEncoderOutput | tuple:
-        """Encode a photo, or a list of photos.
+        """Encode a photo, or a batch of photos one after another.
 
         Args:
-            image (`PIL.Image.Image`, `np.ndarray` (H, W, 3) or `torch.Tensor` (3, H, W) in [0, 1], or a list): The
-                photo, at least 64 x 64 pixels. A PIL image is first turned as its EXIF data says. With a list,
-                `caption`, `referring`, `box`, `point` and `mask` are lists of as many (None for none).
-            caption (`str`, *optional*): What the picture shows; the decoder imagines by it. None: what the captioner
-                says, or nothing without a captioner. Any string is used as it is; "" means no caption.
+            image (`PIL.Image.Image`, `str` or path, `bytes`, file object, `np.ndarray`, `torch.Tensor`, or a list):
+                The photo, at least 64 x 64 pixels. Files and PIL images are turned upright as their EXIF orientation
+                says, and colour profiles are converted to sRGB. Arrays and tensors have shape (H, W, C) or (C, H, W)
+                and hold uint8, or floats in [0, 1]. A list, or an array with a batch dimension, is a batch: then
+                `caption`, `referring`, `box`, `point` and `mask` are lists of as many (None for nothing).
+            caption (`str`, *optional*): What the picture shows; the decoder imagines the rest by it. None: what the
+                captioner says, or no caption without a captioner. Any string is used as it is; "" means no caption.
             referring: What must stay faithful: a phrase ("the lighthouse"), a [`Demand`] with a weight of its own, a
-                dict of one's fields, or a list of such. Phrases need a `referring_model`.
-            box: (x0, y0, x1, y1) in pixels of the photo, or a list of boxes.
-            point: (x, y) in pixels, or a list of points; each stands for a disc of 1/8 of the short side.
-            mask: (H, W) array or PIL image of the photo's size, or the path of one; what is not 0 is referred to.
+                dict of the fields of one, or a list of these. Phrases need a `referring_model`.
+            box: (x0, y0, x1, y1) in pixels of the photo, or a list of boxes. Up to one pixel outside is clipped.
+            point: (x, y) in pixels, or a list of points; each stands for a disc whose radius is 1/8 of the shorter
+                side.
+            mask: A picture of the photo's size, its path, or an array or tensor (H, W): it refers to the pixels whose
+                number is not 0, see `read_mask`.
             weight (`float`): M where something is referred to, in [0, 1], for what brings no weight of its own; in
-                global mode, M everywhere.
-            background (`float`): M elsewhere, in [0, 1].
-            levels (`int`): L, levels of M in referring mode, 2 to 8.
+                global mode M everywhere.
+            background (`float`): The least M elsewhere, in [0, 1].
+            levels (`int`): L, the number of levels of M in referring mode, 2 to 8.
             mode (`str`, *optional*): "global" or "referring"; by default referring if anything is referred to.
-            fallback (`str`, *optional*): "global": a phrase that is found nowhere is left out, and if nothing else was
-                asked for, the photo is coded in global mode at the largest weight. By default a warning says so, and
-                the map follows the model's guess.
-            target_bytes (`int`), target_bpp (`float`, *optional*): Budget for the whole file. The weights, in their
-                proportions (see `fit_budget`), are moved up or down until it is filled to a few percent, and never
-                exceeded; a photo that needs less even at M = 1 gets that.
-            max_side (`int`, *optional*): A photo with a longer side is coded smaller, its long side at the multiple of
-                128 next below (at most 2048), and the decoder enlarges the picture again; Stable Diffusion 1.x was
-                trained on pictures of 512 pixels a side and loses the thread much above. Box, point and mask stay in
-                pixels of the photo as given, and bpp counts those. None: code it as large as it is.
-            caption_bytes (`int`): Most coded bytes of a caption by the captioner (the paper's take about 60); it is
-                held to what the text encoder reads, too.
+            fallback (`str`, *optional*): "global" leaves out a phrase that is found nowhere, and codes the photo in
+                global mode, at the largest weight, if nothing else was asked for. By default there is a warning, and
+                M follows the model's best guess.
+            target_bytes (`float`), target_bpp (`float`, *optional*): Budget for the whole file. All weights are moved
+                up or down together until it is filled to a few percent, and never exceeded (see `fit_budget`). A photo
+                that needs less even at M = 1 gets a smaller file.
+            max_side (`int`, *optional*): A photo with a longer side is coded smaller, its long side at the next lower
+                multiple of 128 (at most 2048), and the decoder enlarges the picture again: Stable Diffusion loses the
+                thread in pictures much larger than those it was trained on. Boxes, points and masks stay in pixels of
+                the photo as given, and so does bpp. "auto": the checkpoint's `default_max_side`, or 768. None: code
+                it at its own size.
+            max_pixels (`int`, *optional*): Refuse photos with more pixels, files before they are decoded; a bound for
+                services. None: the file format's own limits.
+            background_color (`str` or tuple): Transparent pixels are composited on it: a name that Pillow knows,
+                "#rrggbb" or (r, g, b) in 0 to 255.
+            caption_bytes (`int`): Most coded bytes of a caption by the captioner; it is held to what the text encoder
+                reads, too.
             caption_codec (`str`): "auto", "dictionary", "zlib", "brotli" or "raw".
-            refinement_steps (`int`): Steps by which the latents are refined to the pixels that matter
-                before they are coded, see `refine_latents`: better there for about as many bytes, worse right beside
-                it. Each takes a forward and a backward pass through codec and VAE decoder, with the memory of that,
-                and with a budget each try takes them all; 4 bring most of what 8 do. 0 codes what the VAE gives.
+            refinement_steps (`int`): Steps that refine the latents towards the pixels that matter before they are
+                coded, see `refine_latents`; 4 bring most of what 8 do. Each takes the time and memory of a forward and
+                a backward pass through codec and VAE decoder; with a budget, every try takes them all. 0: none.
+            return_dict (`bool`): Return an output class, not a tuple.
+
+        Examples:
 
         Returns:
             [`RSICEncoderOutput`], or a tuple of its values.
 
         Raises:
-            ValueError: One sentence on what was wrong and what to do.
-        {example}
+            ValueError: An argument or photo cannot be used; the message says why and what to do.
         """
-        # 1. Check inputs
-        is_list = isinstance(image, (list, tuple))
-        images = list(image) if is_list else [image]
-        images = [to_rgb(one) if isinstance(one, PIL.Image.Image) else one for one in images]
-        if not images:
-            raise ValueError("There is nothing to encode: the list of images is empty.")
-        captions, *asked = (
-            self._per_image(name, value, len(images)) if is_list else [value]
-            for name, value in (
-                ("caption", caption), ("referring", referring), ("box", box), ("point", point), ("mask", mask)
-            )
+        # 1. Check inputs and load the photos
+        settings = EncoderSettings(
+            weight, background, levels, mode, fallback, target_bytes, target_bpp, max_side, max_pixels,
+            background_color, caption_bytes, caption_codec, refinement_steps,
         )  # fmt: skip
-        shared = {
-            "weight": weight,
-            "background": background,
-            "levels": levels,
-            "mode": mode,
-            "fallback": fallback,
-            "target_bytes": target_bytes,
-            "target_bpp": target_bpp,
-            "max_side": max_side,
-            "caption_bytes": caption_bytes,
-            "caption_codec": caption_codec,
-            "refinement_steps": refinement_steps,
-        }
-        demands = [self.check_arguments(*own, **shared) for own in zip(captions, *asked)]
-        captions = ["" if one is None and self.captioner is None else one for one in captions]
-        self.check_inputs(images, max_side)
+        photos, is_batch = self.prepare_photos(
+            image, settings, caption=caption, referring=referring, box=box, point=point, mask=mask
+        )
 
-        # 2. Demands to weight maps
-        tensors = [self.image_processor.preprocess(one) for one in images]  # (1, 3, H, W) in [-1, 1]
-        sizes = [tuple(tensor.shape[-2:]) for tensor in tensors]
-        coded_sides = [self._coded_side(*size, max_side) for size in sizes]
-        coded_sizes = [reduced_size(*size, side) for size, side in zip(sizes, coded_sides)]
-        weighed = [
-            self._weigh(
-                tensor, asked, coded_size, weight, background, levels, fallback == "global", refinement_steps > 0
-            )
-            for tensor, asked, coded_size in zip(tensors, demands, coded_sizes)
-        ]
+        # 2. Demands to weight maps M
+        for photo in photos:
+            self.prepare_weight_map(photo, settings)
 
-        results = []
-        is_short = partial(self._is_short, caption_bytes=caption_bytes, caption_codec=caption_codec)
         has_budget = target_bytes is not None or target_bpp is not None
         work = max(refinement_steps, 1) * (MAX_ENCODES if has_budget else 1)
-        with self.progress_bar(total=work * len(images)) as progress_bar:
-            for i, (wanted, weights) in enumerate(weighed):
-                height, width = sizes[i]
-                # 3. Photo to caption, where it brings none
-                if captions[i] is None:
-                    captions[i] = describe(self.captioner, self.image_processor.postprocess(tensors[i])[0], is_short)
+        results = []
+        with self.progress_bar(total=work * len(photos)) as progress_bar:
+            for photo in photos:
+                # 3. Caption
+                self.prepare_caption(photo, settings)
 
-                # 4. Photo to latents, z_0
-                vae_input = resize(tensors[i], coded_sizes[i]).to(self._execution_device, self.vae.dtype)
-                analysed = encode_image(self.vae, vae_input)  # (1, 4, ceil(H/8), ceil(W/8))
+                # 4. Photo to latents z_0
+                self.prepare_latents(photo)
 
-                def encode(weight_map, i=i, vae_input=vae_input, analysed=analysed, wanted=wanted, weights=weights):
-                    # 5. Latents to codes, by M
-                    values = torch.from_numpy(weight_map.values)[None, None]
-                    latents = analysed.to(self.hsvlc.dtype)
-                    if refinement_steps:
-                        latents = refine_latents(
-                            self.vae,
-                            self.hsvlc,
-                            vae_input,
-                            latents,
-                            values,
-                            move_weights(weights, wanted, weight_map),
-                            refinement_steps,
-                            progress_bar.update,
-                        )
-                    coded = self.hsvlc.compress(latents, values)
+                # 5. Latents to a file
+                encoded = self.encode_within_budget(photo, settings, progress_bar.update)
+                results.append(self._result(photo, encoded))
+                progress_bar.update(work * len(results) - progress_bar.n)
 
-                    # 6. All parts to a file
-                    file = Bitstream(
-                        *sizes[i][::-1],
-                        weight_map,
-                        captions[i],
-                        coded.data,
-                        self.hsvlc.fingerprint,
-                        coded_sides[i],
-                        caption_codec=caption_codec,
-                    )
-                    breakdown = file.breakdown()
-                    breakdown.update(_share_bytes(breakdown.pop("codes"), coded.bits_per_scale))
-                    return file.to_bytes(), breakdown, weight_map.values
-
-                if has_budget:
-                    budget = target_bytes if target_bpp is None else target_bpp * height * width / 8
-                    data, breakdown, values = fit_budget(wanted, encode, budget)
-                else:
-                    data, breakdown, values = encode(wanted)
-                results.append((data, 8 * len(data) / (height * width), breakdown, captions[i], values, images[i]))
-                progress_bar.update(work * (i + 1) - progress_bar.n)
-
-        columns = tuple(list(column) for column in zip(*results)) if is_list else results[0]
+        # 6. Return one photo's values, or a list of each
         self.maybe_free_model_hooks()
-        if not return_dict:
-            return columns
-        return RSICEncoderOutput(*columns)
+        columns = tuple(list(column) for column in zip(*results)) if is_batch else results[0]
+        return RSICEncoderOutput(*columns) if return_dict else columns
 
-    __call__.__doc__ = __call__.__doc__.replace("{example}", EXAMPLE_DOC_STRING)
+    def _result(self, photo: _Photo, encoded: _EncodedFile) -> tuple:
+        """The values of [`RSICEncoderOutput`]."""
+        height, width = photo.size
+        picture: PIL.Image.Image = self.image_processor.postprocess(photo.image)[0]
+        bpp = 8 * len(encoded.data) / (height * width)
+        return encoded.data, bpp, encoded.breakdown, photo.caption, encoded.weight_map.values, picture
 
-    @staticmethod
-    def _per_image(name, value, number):
-        if value is None:
-            return [None] * number
-        if not isinstance(value, (list, tuple)) or len(value) != number:
-            raise ValueError(f"{number} images need a list of {number} for {name}; None stands for none.")
-        return list(value)
+
+def _max_side_of(pipeline) -> int | None:
+    """The long side of pictures that a pipeline's model was trained for, where its config says so."""
+    stated = pipeline.config.get("default_max_side")
+    sample_size = getattr(getattr(pipeline.components.get("unet"), "config", None), "sample_size", None)
+    return stated or (8 * sample_size if isinstance(sample_size, int) else None)
 
 
 def _share_bytes(total: int, bits: list[float]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Latents refined to the pixels that were asked for, before they are coded: the encoder's `refinement_steps`."""
+"""Latents refined before they are coded, towards the pixels that were asked for: the encoder's `refinement_steps`."""
 
 import math
 from collections.abc import Callable
@@ -7,24 +7,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..models.hsvlc import CELL, expand_to_latents
-from ..models.rate import LAMBDA_GROWTH
+from ..models.hsvlc import CELL, HSVLC, expand_to_latents
 from .latents import decode_latents
 
 
-# HSVLC is trained to R + lambda(M) x the latents' squared error, lambda(M) = 0.12 exp(6 M), in bits per position of
-# the latents. That error is, for rsic-tiny, 7 (M = 0) to 17 (M = 6/7) times the error that it adds to the picture
-# (values in [-1, 1]), by docs/RESULTS.md; with 12, refined files keep about their size.
-PIXEL_LAMBDA = 0.12 * 12
+LATENT_PIXELS = 8  # along the side of a latent position
 # Root mean square of the first of n steps, times sqrt(n), in units of the latents (whose variance is about 1), where
-# M is constant; later ones get smaller. Of half as much, momentum and Adam none brought the cost further down, by five
-# of the dev photos.
+# M is constant; later steps get smaller.
 STEP_SIZE = 0.09
 
 
 def refine_latents(
     vae,
-    hsvlc,
+    hsvlc: HSVLC,
     image: torch.Tensor,
     latents: torch.Tensor,
     weight_map: torch.Tensor,
@@ -32,70 +27,104 @@ def refine_latents(
     steps: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Latents that code better for the pixels that matter: the paper's RGE (section III-C), carried on to the pixel.
+    """Improve latents for the pixels that matter, by gradient descent through codec and VAE decoder.
 
-    M says how faithful each cell of 64 pixels is to be, and HSVLC spends its bits by it on all of the latents there.
-    But a cell at the border of what was asked for is half something else, and not every error of the latents is seen.
-    So, C being the codec and D the VAE's decoder, `steps` steps of gradient descent go down
+    This extends the paper's RGE (section II-B) from cells of 64 pixels to single pixels: a cell at the border of a
+    region is partly something else, and not every error of the latents shows. With C the codec and D the VAE's
+    decoder, it minimises
 
-        bits(C(z)) + sum over pixels of lambda(weight of the pixel) |x - D(C(z))|^2
+        bits(C(z)) + sum over latent positions of lambda(weight) k |x - D(C(z))|^2
 
-    with the rounding's gradient passed straight through. They start from z = E(x), but for positions that nothing was
-    asked of in a cell where something was: these start from what the codec makes of them at the weight that they
-    have, which it has no bits to spend on. The best point met is returned.
+    where the gradient of rounding is passed straight through, and k converts errors of pixels to errors of latents
+    (see `_Cost.error_ratio`). The start is z = E(x), except at positions that nothing was asked of in a cell where
+    something was: the cell's bits are not meant for them, so they start from what the codec makes of them at their own
+    weight. The result is the best point met.
 
     Args:
-        vae ([`AutoencoderKL`] or [`AutoencoderTiny`]), hsvlc ([`HSVLC`]).
+        vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Its decoder is D.
+        hsvlc ([`HSVLC`]): C; its config says what lambda is.
         image (`torch.Tensor` of shape (1, 3, H, W)): x, values in [-1, 1], in the VAE's dtype.
         latents (`torch.Tensor` of shape (1, 4, ceil(H/8), ceil(W/8))): E(x).
         weight_map (`torch.Tensor` of shape (1, 1, ceil(H/64), ceil(W/64))): M, values in [0, 1].
-        weights (`np.ndarray` of shape (H, W)): Of each pixel, in [0, 1]; M is the largest in each cell. See
+        weights (`np.ndarray` of shape (H, W)): The weight of each pixel, in [0, 1]; M is the largest in each cell. See
             `weigh_pixels`.
         steps (`int`): Each takes a forward and a backward pass through codec and VAE decoder.
-        on_step (`Callable`): Called after each.
+        on_step (`Callable`): Called after each step.
 
     Returns:
-        `torch.Tensor`: z, as `latents`.
+        `torch.Tensor`: The refined z, of the shape and dtype of `latents`.
     """
-    size, shape = tuple(image.shape[-2:]), latents.shape[-2:]
-    # The gradient goes through convolutions, which are quicker so on CPUs.
-    image = image.float().contiguous(memory_format=torch.channels_last)
-    weights = torch.from_numpy(np.asarray(weights, np.float32))[None, None].to(image.device)
-    pixel_lambda = PIXEL_LAMBDA * torch.exp(LAMBDA_GROWTH * weights)
-    # The fewer pixels matter, the fewer latents share the gradient; the step of each is not to grow by that.
-    share = (pixel_lambda.mean() / pixel_lambda.max()).sqrt()
-    conditions = hsvlc.condition(weight_map.to(image.device), *shape)
+    # Callers may work under inference mode, whose tensors cannot take part in a backward pass, or under autocast.
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        weights = torch.from_numpy(np.asarray(weights, np.float32))[None, None].to(image.device)
+        # Convolutions with gradients are faster on CPUs in this memory format.
+        image, start = (tensor.float().clone(memory_format=torch.channels_last) for tensor in (image, latents))
+        cost = _Cost(vae, hsvlc, image, start, weight_map.clone().to(image.device), weights)
+        refined = _leave_out(hsvlc, start, weights).float().contiguous(memory_format=torch.channels_last)
+        best = _descend(cost, refined, steps, on_step)
+    return best.to(latents).contiguous()
 
-    def cost_of(latents):
-        output = hsvlc(latents.to(hsvlc.dtype), conditions, return_bits=True)
-        picture = decode_latents(vae, output.sample.to(vae.dtype), size).float()
-        error = (picture - image).square().mean(dim=1, keepdim=True)
-        return sum(bits.sum() for bits in output.bits) + (pixel_lambda * error).sum() / 64
 
-    with torch.no_grad():
-        refined = _leave_out(hsvlc, latents, weights).float().contiguous(memory_format=torch.channels_last)
-    best, least = refined, float("inf")
+class _Cost:
+    """What refinement minimises, as a function of the latents, in bits."""
+
+    def __init__(self, vae, hsvlc, image, latents, weight_map, weights):
+        self.vae, self.hsvlc, self.image = vae, hsvlc, image
+        self.conditions = hsvlc.condition(weight_map, *latents.shape[-2:])
+        pixel_lambda = hsvlc.lambda_at(weights)  # (1, 1, H, W), for errors of latents
+        # The fewer pixels matter, the fewer latents share the gradient; the step of each must not grow by that.
+        self.share = (pixel_lambda.mean() / pixel_lambda.max()).sqrt()
+        self.pixel_lambda = pixel_lambda * self.error_ratio(latents, pixel_lambda)
+
+    def decode(self, latents):
+        return decode_latents(self.vae, latents.to(self.vae.dtype), self.image.shape[-2:]).float()
+
+    def error_ratio(self, latents, pixel_lambda) -> torch.Tensor:
+        """k: how much larger the codec's error is in the latents than in the picture that the VAE makes of them.
+
+        The codec's lambda is for errors of latents. With this factor, the errors of pixels weigh as much in all as
+        those of the latents did, so that refinement leaves the size of the file about as it is, whatever the VAE.
+        """
+        coded = self.hsvlc(latents.to(self.hsvlc.dtype), self.conditions).sample.float()
+        latent_error = (coded - latents).square().mean(dim=1, keepdim=True)
+        picture_error = (self.decode(coded) - self.decode(latents)).square().mean(dim=1, keepdim=True)
+        latent_lambda = F.avg_pool2d(pixel_lambda, LATENT_PIXELS, ceil_mode=True, count_include_pad=False)
+        ratio = (latent_lambda * latent_error).sum() / (
+            (pixel_lambda * picture_error).sum() / LATENT_PIXELS**2
+        ).clamp_min(1e-12)
+        return ratio if torch.isfinite(ratio) else torch.ones_like(ratio)
+
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        output = self.hsvlc(latents.to(self.hsvlc.dtype), self.conditions, return_bits=True)
+        error = (self.decode(output.sample) - self.image).square().mean(dim=1, keepdim=True)  # (1, 1, H, W)
+        bits = sum(scale.sum() for scale in output.bits)
+        return bits + (self.pixel_lambda * error).sum() / LATENT_PIXELS**2
+
+
+def _descend(cost: _Cost, start: torch.Tensor, steps: int, on_step) -> torch.Tensor:
+    """The best of `steps` points along the gradient; `start` if none is better, or if the cost is not finite."""
+    best, least, refined = start, float("inf"), start
     for step in range(steps):
         with torch.enable_grad():
             variable = refined.detach().requires_grad_()
-            cost = cost_of(variable)
-            (gradient,) = torch.autograd.grad(cost, [variable])
-        if cost < least:
-            best, least = refined, float(cost.detach())
-        size_of_step = STEP_SIZE / math.sqrt(steps) * (1 - step / (steps + 1))
-        refined = refined - size_of_step * share * gradient / gradient.square().mean().sqrt().clamp_min(1e-12)
+            value = cost(variable)
+            (gradient,) = torch.autograd.grad(value, [variable])
+        if value < least:
+            best, least = refined, float(value.detach())
+        step_size = STEP_SIZE / math.sqrt(steps) * (1 - step / (steps + 1))
+        refined = refined - step_size * cost.share * gradient / gradient.square().mean().sqrt().clamp_min(1e-12)
         on_step()
-    with torch.no_grad():
-        best = refined if cost_of(refined) < least else best
-    return best.to(latents).contiguous()
+    return refined if cost(refined) < least else best
 
 
 def _leave_out(hsvlc, latents, weights):
     """Latents; where nothing more was asked for, what the codec makes of them at the least weight in their cell."""
-    least, most = -F.max_pool2d(-weights, 8 * CELL, ceil_mode=True), F.max_pool2d(weights, 8 * CELL, ceil_mode=True)
+    cell_pixels = LATENT_PIXELS * CELL
+    least = -F.max_pool2d(-weights, cell_pixels, ceil_mode=True)
+    most = F.max_pool2d(weights, cell_pixels, ceil_mode=True)
     if bool((least == most).all()):
         return latents
-    without = hsvlc(latents, least).sample
-    at_positions = F.max_pool2d(weights, 8, ceil_mode=True)
+    without = hsvlc(latents.to(hsvlc.dtype), least).sample.float()
+    at_positions = F.max_pool2d(weights, LATENT_PIXELS, ceil_mode=True)
     least, most = (expand_to_latents(cells, at_positions.shape[-2:]) for cells in (least, most))
     return torch.where((least < at_positions) | (least == most), latents, without)

@@ -30,34 +30,44 @@ class PhraseNotFoundError(ValueError):
 
 
 class ReferringModel:
-    """A CLIP or CLIPSeg of transformers with a tokenizer of its own, for pipelines whose tokenizer is another.
+    """A CLIP or CLIPSeg of transformers with its own tokenizer, for pipelines whose tokenizer is a different one.
 
-    It is no module: `to` of a pipeline leaves it where it is, and `save_pretrained` leaves it out.
+    It is not a `torch.nn.Module`, so `save_pretrained` of a pipeline leaves it out. `to` of a pipeline takes it along.
 
     Args:
         model ([`CLIPModel`] or [`CLIPSegForImageSegmentation`]).
         tokenizer ([`CLIPTokenizer`]): The model's.
+        follows_pipeline (`bool`): Move to a pipeline's device with it.
     """
 
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model, tokenizer, follows_pipeline: bool = True):
+        self.model, self.tokenizer, self.follows_pipeline = model, tokenizer, follows_pipeline
 
     def __call__(self, image: PIL.Image.Image, phrase: str) -> np.ndarray:
         return heat_map(self.model, self.tokenizer, image, phrase)
 
+    def to(self, device) -> "ReferringModel":
+        self.model.to(device)
+        return self
 
-def load_referring_model(name, device="cpu") -> ReferringModel:
-    """From a folder or the Hub, in float32.
+
+def load_referring_model(name, device=None) -> ReferringModel:
+    """Load a referring model from a folder or the Hub, in float32.
+
+    Args:
+        name (`str` or path): Of a CLIP or CLIPSeg.
+        device (*optional*): Where it is and stays. By default it is loaded to the CPU, and follows the pipeline that
+            it is given to.
 
     Raises:
-        ValueError: A model of another kind.
+        ValueError: The model is of another kind.
     """
     architecture = (AutoConfig.from_pretrained(name).architectures or ["?"])[0]
     classes = {"CLIPModel": CLIPModel, "CLIPSegForImageSegmentation": CLIPSegForImageSegmentation}
     if architecture not in classes:
-        raise ValueError(f"{name} is a {architecture}; phrases are found by one of {', '.join(classes)}.")
-    model = classes[architecture].from_pretrained(name, dtype=torch.float32).eval().to(device)
-    return ReferringModel(model, AutoTokenizer.from_pretrained(name))
+        raise ValueError(f"{name} is a {architecture}; phrases are found by a {' or a '.join(classes)}.")
+    model = classes[architecture].from_pretrained(name, dtype=torch.float32).eval().to(device or "cpu")
+    return ReferringModel(model, AutoTokenizer.from_pretrained(name), follows_pipeline=device is None)
 
 
 @torch.no_grad()
