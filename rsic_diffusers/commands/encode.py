@@ -5,7 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-from ..bitstream import DEFAULT_MAX_SIDE
 from ..referring.weight_map import DEFAULT_WEIGHT
 from . import BaseRSICCommand
 from .arguments import (
@@ -139,9 +138,9 @@ def _add_coding_arguments(parser) -> None:
     parser.add_argument(
         "--max-side",
         type=int,
-        default=DEFAULT_MAX_SIDE,
         metavar="PIXELS",
-        help="code a larger photo at this size; the decoder enlarges it again (768; 0: never)",
+        help="code a larger photo at this size; the decoder enlarges it again (what the model was trained for, or 768; "
+        "0: never)",
     )
     parser.add_argument(
         "--refine",
@@ -170,7 +169,7 @@ def asked_for(args) -> dict:
         "fallback": args.fallback,
         "levels": args.levels,
         "target_bytes": args.budget,
-        "max_side": args.max_side or None,
+        "max_side": "auto" if args.max_side is None else args.max_side or None,
         "caption_bytes": args.caption_bytes,
         "refinement_steps": args.refine,
     } | ({} if args.max_pixels is None else {"max_pixels": args.max_pixels})
