@@ -175,7 +175,9 @@ class Bitstream:
 
     @classmethod
     def read(cls, source) -> "Bitstream":
-        """From a path or from bytes."""
+        """From a path, a binary file object or bytes."""
+        if hasattr(source, "read"):
+            source = source.read()
         if not isinstance(source, (bytes, bytearray, memoryview)):
             source = Path(source).read_bytes()
         return cls.from_bytes(bytes(source))

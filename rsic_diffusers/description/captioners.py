@@ -1,4 +1,4 @@
-"""GDE, global description encoding (paper, section II-A): a vision-language model says what a photo shows."""
+"""GDE, global description encoding (paper, section II-A): a vision-language model describes a photo."""
 
 import inspect
 import re
@@ -22,7 +22,7 @@ from .shortening import cut_sentences, cut_within_sentence, longest_prefix, sent
 
 PROMPT = "Please describe this image to convey all semantic information."  # the paper's
 SHORT_PROMPT = "Describe this image in one short sentence."
-MAX_NEW_TOKENS = 96  # rather more than the 77 that Stable Diffusion's text encoder reads
+MAX_NEW_TOKENS = 96  # more than the 77 that Stable Diffusion's text encoder reads
 IMAGE_ONLY = ("blip", "git")  # types of models that caption an image without being asked
 EXPECTED = "LLaVA, another image-text-to-text model of transformers with a chat template (SmolVLM, ...), or BLIP"
 
@@ -101,7 +101,7 @@ class Captioner:
             missing = sorted(report["missing_keys"])
             raise ValueError(
                 f"The weights of {name} lack {len(missing)} tensors of a {type(model).__name__}, {missing[0]} for "
-                f"one, so it can not caption; give {EXPECTED}."
+                f"example, so it cannot caption; give {EXPECTED}."
             )
         return cls(model.to(device or "cpu"), processor, prompt, follows_pipeline=device is None)
 
@@ -129,7 +129,7 @@ class Captioner:
         return longest_prefix(text, sentence_ends(text)) or longest_prefix(text, word_ends(text)[:-1])
 
     def _ask(self, image, prompt):
-        """The model's inputs, a batch of one."""
+        """Make the model's inputs, for one image."""
         if not self.takes_prompt:
             return self.processor(images=image, return_tensors="pt")
         if self.has_chat_template:
@@ -146,10 +146,10 @@ class Captioner:
 
 
 def check_captioner(captioner) -> None:
-    """Refuse, before any work, what can not be called with an image."""
+    """Raise a `ValueError` for a captioner that cannot be called with an image."""
     if isinstance(captioner, PreTrainedModel):
         raise ValueError(
-            f"A {type(captioner).__name__} alone can not caption; give Captioner(model, processor), or "
+            f"A {type(captioner).__name__} alone cannot caption; give Captioner(model, processor), or "
             "Captioner.from_pretrained(...)."
         )
     if not callable(captioner):
@@ -159,22 +159,22 @@ def check_captioner(captioner) -> None:
 
 
 def describe(captioner: Callable, image: PIL.Image.Image, fits: Callable[[str], bool]) -> str:
-    """A caption that fits.
+    """Ask for a caption, and shorten it until it fits.
 
-    If the answer is too long: the most whole sentences of it that fit. If not even the first does, the captioner is
-    asked for one short sentence, and what still does not fit is cut at a clause, or else at a word.
+    Of an answer that is too long, as many whole sentences are kept as fit. If not even the first sentence fits, the
+    captioner is asked for a single short sentence; what still does not fit is cut at a clause, or else at a word.
 
     Args:
-        captioner: A [`Captioner`], or any callable (image) -> str. One that has an argument `prompt` can be asked for
-            less.
+        captioner: A [`Captioner`], or any callable (image) -> str. If it has an argument `prompt`, it can be asked for
+            a shorter answer.
         image (`PIL.Image.Image`): The photo, RGB.
         fits (`Callable`): Whether a caption is short enough.
 
     Returns:
-        `str`: White space is single spaces. Empty if not a word fits.
+        `str`: The caption, with single spaces between words. Empty if not even one word fits.
 
     Raises:
-        ValueError: The captioner returned something else than a string.
+        ValueError: The captioner did not return a string.
     """
     answer = _answer(captioner, image)
     caption = cut_sentences(answer, fits)
@@ -203,7 +203,7 @@ def _takes_prompt(captioner) -> bool:
 
 
 def download_size(name, revision=None, token=None, cache_dir=None) -> int:
-    """Bytes of weights that loading a model would fetch: 0 for a folder, for what is in the cache, or offline."""
+    """Bytes of weights that loading a model would download: 0 for a folder, for cached files, or offline."""
     if Path(name).is_dir():
         return 0
     try:

@@ -1,4 +1,4 @@
-"""Shorter captions: cut at the end of a sentence, a clause or a word, never within one."""
+"""Shorter captions: cut at the end of a sentence, a clause or a word."""
 
 import re
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from ..bitstream.caption_coding import MAX_CAPTION_BYTES
 
 
 STOP = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")
-# A full stop that ends no sentence: of a title, an initial.
+# A full stop after a title or an initial ends no sentence.
 ABBREVIATION = re.compile(r"(?:^|[\s(\"'“‘])(?:[A-Z]|Dr|Mr|Mrs|Ms|Mt|No|Prof|St|vs)\.$")
 BREAK = re.compile(r"[,;:](?=\s)|\s[—–-]+(?=\s)|[—–]|\s\(|[，、；：]")
 HANGING = " ,;:—–-([\"'“‘，、；："
 
 
 def sentence_ends(text: str) -> list[int]:
-    """Where sentences end, their marks included. "Dr. Lee" and "e.g. a dog" do not end one."""
+    """Positions where sentences end, after their marks. "Dr. Lee" and "e.g. a dog" contain no such end."""
     ends = []
     for stop in STOP.finditer(text):
         end = stop.end()
@@ -25,29 +25,29 @@ def sentence_ends(text: str) -> list[int]:
 
 
 def clause_ends(text: str) -> list[int]:
-    """Where clauses end: before a comma, semicolon, colon, dash or opening bracket."""
+    """Positions where clauses end: before a comma, semicolon, colon, dash or opening bracket."""
     return [mark.start() for mark in BREAK.finditer(text)]
 
 
 def word_ends(text: str) -> list[int]:
-    """Where words end, without what would hang on them: "sea" of "sea, and"."""
+    """Positions where words end, before any mark that would be left hanging: after "sea" in "sea, and"."""
     return [word.start() + len(word.group().rstrip(HANGING)) for word in re.finditer(r"\S+", text)]
 
 
 def longest_prefix(text: str, ends: list[int], fits: Callable[[str], bool] = lambda prefix: True) -> str:
-    """The longest of the beginnings of `text` that end at `ends` and fit; empty if none does."""
+    """The longest beginning of `text` that ends at one of `ends` and fits; empty if none does."""
     # No file holds more characters than bytes, so what is longer need not be tried.
     prefixes = (text[:end].rstrip() for end in reversed(ends) if end <= MAX_CAPTION_BYTES)
     return next((prefix for prefix in prefixes if prefix and fits(prefix)), "")
 
 
 def cut_sentences(text: str, fits: Callable[[str], bool]) -> str:
-    """All of `text` if it fits, else the most whole sentences of it that do; empty if not even the first does."""
+    """All of `text` if it fits, else as many whole sentences as fit; empty if not even the first does."""
     return text if fits(text) else longest_prefix(text, sentence_ends(text), fits)
 
 
 def cut_within_sentence(text: str, fits: Callable[[str], bool]) -> str:
-    """The whole clauses that fit, or whole words where those keep more than twice as much ("In this image, ...")."""
+    """As many whole clauses as fit, or whole words if those keep more than twice as much ("In this image, ...")."""
     words = longest_prefix(text, word_ends(text), fits)
     clauses = longest_prefix(text, clause_ends(text), fits)
     return clauses if 2 * len(clauses) >= len(words) else words

@@ -55,7 +55,7 @@ class EncoderSettings:
             target = getattr(self, name)
             if target is not None and not (isinstance(target, Real) and target > 0):
                 raise ValueError(f"{name} must be a number above 0, got {target!r}.")
-        _check_limit("max_pixels", self.max_pixels, MIN_SIDE**2)
+        _check_limit("max_pixels", self.max_pixels, 1)
         if self.max_side != CHECKPOINT_MAX_SIDE:
             _check_limit("max_side", self.max_side, SIDE_STEP)
         for name in ("caption_bytes", "refinement_steps"):

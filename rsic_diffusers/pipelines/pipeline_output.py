@@ -27,7 +27,7 @@ class RSICEncoderOutput(BaseOutput):
             information content.
         caption (`str`): The caption in the file.
         weight_map (`np.ndarray` of shape (ceil(H/64), ceil(W/64)), float32): M, values in [0, 1].
-        image: The photo, upright.
+        image (`PIL.Image.Image`): The photo as it was coded: upright, in sRGB.
     """
 
     bitstream: bytes | list[bytes]
@@ -38,20 +38,27 @@ class RSICEncoderOutput(BaseOutput):
     image: PIL.Image.Image | np.ndarray | torch.Tensor | list
 
     def save(self, path) -> None:
-        """Write the file (or, for a list of photos, one file for each of a list of paths), whole or not at all."""
+        """Write the file to a path, whole or not at all, or to a binary file object; for a batch, to a list of them."""
         if isinstance(self.bitstream, bytes):
-            write_file(path, self.bitstream)
+            _write(path, self.bitstream)
             return
         if not isinstance(path, (list, tuple)) or len(path) != len(self.bitstream):
             raise ValueError(f"{len(self.bitstream)} photos were encoded; give a list of as many paths.")
-        for one_path, data in zip(path, self.bitstream):
-            write_file(one_path, data)
+        for target, data in zip(path, self.bitstream, strict=True):
+            _write(target, data)
 
     def map_image(self) -> PIL.Image.Image | list[PIL.Image.Image]:
         """M over the photo: in full colour what stays faithful, dark what is imagined."""
         if isinstance(self.bitstream, bytes):
             return _map_image(self.bitstream, self.image)
         return [_map_image(data, image) for data, image in zip(self.bitstream, self.image)]
+
+
+def _write(target, data: bytes) -> None:
+    if hasattr(target, "write"):
+        target.write(data)
+    else:
+        write_file(target, data)
 
 
 def _map_image(data: bytes, image) -> PIL.Image.Image:

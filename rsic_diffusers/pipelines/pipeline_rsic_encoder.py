@@ -223,14 +223,14 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         sources, is_batch = list_photos(image)
         columns = [photo_arguments[name] for name in PHOTO_ARGUMENTS]
         if is_batch:
-            columns = [list_values(name, column, len(sources)) for name, column in zip(PHOTO_ARGUMENTS, columns)]
-        rows = list(zip(*columns)) if is_batch else [columns]
+            columns = [list_values(name, column, len(sources)) for name, column in zip(PHOTO_ARGUMENTS, columns, strict=True)]
+        rows = list(zip(*columns, strict=True)) if is_batch else [columns]
         asked = [self._check_photo_arguments(settings, *row) for row in rows]
         max_side = settings.max_side
         if max_side == CHECKPOINT_MAX_SIDE:
             max_side = self.config.default_max_side or DEFAULT_MAX_SIDE
         photos = []
-        for source, (caption, *_), demands in zip(sources, rows, asked):
+        for source, (caption, *_), demands in zip(sources, rows, asked, strict=True):
             tensor = load_photo(source, settings.background_color, settings.max_pixels)
             size = tensor.shape[-2:]
             demands = [clip_region(demand, *size) for demand in demands]
@@ -457,7 +457,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
 
         # 6. Return one photo's values, or a list of each
         self.maybe_free_model_hooks()
-        columns = tuple(list(column) for column in zip(*results)) if is_batch else results[0]
+        columns = tuple(list(column) for column in zip(*results, strict=True)) if is_batch else results[0]
         return RSICEncoderOutput(*columns) if return_dict else columns
 
     def _result(self, photo: _Photo, encoded: _EncodedFile) -> tuple:

@@ -1,4 +1,4 @@
-"""Phrases: a referring model and a phrase become a heat map over the picture."""
+"""Phrases to heat maps: where in a picture a referring model sees a phrase."""
 
 import copy
 from math import sqrt
@@ -18,15 +18,15 @@ logger = logging.get_logger(__name__)
 
 GEM_SIDE = 448  # as the authors have it
 CLIPSEG_SIDE = 352  # as it was trained
-# Peak scores below which a phrase is taken to be nowhere. For CLIPSeg, a probability, the line between foreground and
-# background. For GEM, a cosine: rough, and not calibrated; OpenAI's CLIPs give whole pictures and captions that have
-# nothing to do with each other some 0.1 to 0.2.
+# A phrase whose highest score is below this is taken to be absent. CLIPSeg's score is a probability, with the border
+# between foreground and background at 0.5. GEM's is a cosine and not calibrated: OpenAI's CLIPs give pictures and
+# captions that have nothing to do with each other about 0.1 to 0.2.
 GEM_MIN_PEAK = 0.2
 CLIPSEG_MIN_PEAK = 0.5
 
 
 class PhraseNotFoundError(ValueError):
-    """What was referred to is nowhere in the picture, as far as the referring model can see."""
+    """The referring model does not see the phrase anywhere in the picture."""
 
 
 class ReferringModel:
@@ -74,22 +74,22 @@ def load_referring_model(name, device=None) -> ReferringModel:
 def heat_map(
     referring_model, tokenizer, image: PIL.Image.Image, phrase: str, must_be_found: bool = False
 ) -> np.ndarray:
-    """Where in a picture a phrase is, as scores of the referring model's own scale; `min_max` brings them to [0, 1].
+    """Score how likely each part of a picture shows what a phrase names (paper, section II-B).
 
-    The referring model needs no class of its own, so that a pipeline saves and loads it as it does any component:
+    The scores are on the referring model's own scale; `min_max` brings them to [0, 1]. The referring model may be:
 
     - A [`~transformers.CLIPModel`] (ViT-B/16, ViT-L/14, ...) localises by GEM, see `gem_scores`: cosine similarities
-      with "a photo of a {phrase}.". The picture keeps its proportions, at as many pixels as a square of 448, so any
-      shape costs the same.
+      with "a photo of a {phrase}.". The picture keeps its proportions and gets about 448 x 448 pixels, so that every
+      shape takes the same time.
     - A [`~transformers.CLIPSegForImageSegmentation`]: probabilities, at 352 x 352 pixels whatever the proportions.
     - A [`ReferringModel`] is one of these with a tokenizer of its own.
-    - Any callable `(image, phrase) -> scores`, of any finite scale and resolution: an array or tensor (H', W').
+    - Any callable `(image, phrase) -> scores`: an array or tensor (H', W') of any scale and resolution.
 
-    CLIP and CLIPSeg compute in float32, in a copy if their weights are of another dtype: the differences between
-    patches are small beside the steps of bfloat16.
+    CLIP and CLIPSeg compute in float32, in a copy if their weights have another dtype: bfloat16 is too coarse for the
+    differences between patches.
 
     Args:
-        referring_model: See above; it is not changed.
+        referring_model: See above. It is not changed.
         tokenizer ([`~transformers.CLIPTokenizer`] or `None`): CLIP's, which Stable Diffusion 1.x has too. A callable
             needs none.
         image (`PIL.Image.Image`): The picture, of any size.
@@ -97,13 +97,13 @@ def heat_map(
         must_be_found (`bool`): Raise where otherwise a warning says that the phrase seems to be nowhere.
 
     Returns:
-        `np.ndarray` of shape (H', W'), float32: Scores, the higher the likelier, over the whole picture; H' and W' are
-        those of the model's input. If even the highest is low, or all are equal, a warning names it.
+        `np.ndarray` of shape (H', W'), float32: Scores over the whole picture, higher where the phrase is more likely.
+        H' and W' are those of the model's input. A warning says so if even the highest is low, or if all are equal.
 
     Raises:
         PhraseNotFoundError: See `must_be_found`.
-        ValueError: The phrase is empty or too long, the tokenizer is missing or of another vocabulary, the model is of
-            another kind, or a callable returned something else than a heat map.
+        ValueError: The phrase is empty or too long, the tokenizer is missing or has another vocabulary, the model is
+            of another kind, or a callable did not return a heat map.
     """
     if not isinstance(phrase, str):
         raise ValueError(f"A phrase must be a string, got {type(phrase).__name__}.")
@@ -120,7 +120,7 @@ def heat_map(
         scores, min_peak = _as_scores(referring_model(image, phrase)), -np.inf
     else:
         raise ValueError(
-            f"{type(referring_model).__name__} can not localise phrases; the referring model must be a CLIPModel, a "
+            f"{type(referring_model).__name__} cannot find phrases; the referring model must be a CLIPModel, a "
             "CLIPSegForImageSegmentation or a callable (image, phrase) -> heat map."
         )
     peak = scores.max()

@@ -1,4 +1,4 @@
-"""M as a picture."""
+"""The weight map M as a picture."""
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -12,13 +12,17 @@ IMAGINED = 0.25  # brightness and colour that are left where M = 0
 def map_image(
     weight_map: WeightMap, size: tuple[int, int], coded_size: tuple[int, int], photo: Image.Image | None = None
 ) -> Image.Image:
-    """M in the photo's size: over the photo, dark where M is low; without one in grey, white for 1.
+    """Show M at the photo's size: the photo, darker where M is lower; or without a photo grey, from black for 0 to
+    white for 1.
 
     Args:
         weight_map (`WeightMap`): M, whose cells are 64 x 64 pixels of the coded size.
         size (`tuple[int, int]`): Height and width of the photo.
         coded_size (`tuple[int, int]`): Height and width at which it is coded.
-        photo (`PIL.Image.Image`, *optional*): Of that size.
+        photo (`PIL.Image.Image`, *optional*): The photo, of that size.
+
+    Raises:
+        ValueError: The photo has another size.
     """
     grey = Image.fromarray(np.round(255 * weight_map.values).astype(np.uint8))
     cells = (0, 0, coded_size[1] / CELL_PIXELS, coded_size[0] / CELL_PIXELS)

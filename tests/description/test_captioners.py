@@ -90,7 +90,7 @@ def test_a_saved_folder(request, model, photo, tmp_path, capsys):
 
 def test_what_is_no_captioner(encoder_with, small_photo, llava, encoder):
     for captioner, message in [
-        (llava[0], "A LlavaForConditionalGeneration alone can not caption; give Captioner"),
+        (llava[0], "A LlavaForConditionalGeneration alone cannot caption; give Captioner"),
         (CLIPConfig(), "must be a Captioner or a function .* got CLIPConfig"),
         (lambda image: None, "returned NoneType; it must return a string"),
         (lambda image: ["a dog"], "returned list"),

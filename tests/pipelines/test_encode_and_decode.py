@@ -56,9 +56,9 @@ def test_sizes_from_64_up(encoder, decoder, photo, size):
 
 def test_two_demands_get_fidelity_by_their_weights(encoder, decoder, photo):
     first, second = (0, 64, 192, 256), (320, 64, 512, 256)
-    out = encoder(photo, referring=[{"box": first}, {"box": second, "weight": 0.6}])
+    out = encoder(photo, weight=1, referring=[{"box": first}, {"box": second, "weight": 0.6}])
     assert out.weight_map[1:4, :3].min() == 1 and np.allclose(out.weight_map[1:4, 5:], 4 / 7)
-    swapped = encoder(photo, referring=[{"box": first, "weight": 0.6}, {"box": second}])
+    swapped = encoder(photo, weight=1, referring=[{"box": first, "weight": 0.6}, {"box": second}])
     pictures = [decoder(one.bitstream, num_inference_steps=0).images[0] for one in (out, swapped)]
     for box, better, worse in ((first, *pictures), (second, *reversed(pictures))):
         assert psnr(better, photo, box) > psnr(worse, photo, box) + 1
@@ -152,6 +152,6 @@ def test_bad_input_is_named(encoder, decoder, small_photo, encoded, tmp_path):
         decoder(encoded.bitstream, output_type="jpg")
     with pytest.raises(ValueError, match="one size"):
         decoder([encoded.bitstream, encoder(small_photo.resize((64, 64))).bitstream])
-    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["a", "b"]}')
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}')
     with pytest.raises(ValueError, match="no HSVLC"):
         RSICDecoderPipeline.from_pretrained(tmp_path)

@@ -109,7 +109,7 @@ def test_a_phrase_or_tokenizer_the_model_can_not_read(clip, clipseg, tokenizer, 
 
 def test_another_model_is_refused(tokenizer, small_photo):
     model = CLIPVisionModelWithProjection(CLIPConfig(**TINY).vision_config)
-    with pytest.raises(ValueError, match="CLIPVisionModelWithProjection can not localise phrases"):
+    with pytest.raises(ValueError, match="CLIPVisionModelWithProjection cannot find phrases"):
         heat_map(model, tokenizer, small_photo, "red tie")
 
 
