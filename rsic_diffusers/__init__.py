@@ -4,8 +4,27 @@ Names are imported when first used, so that importing the package stays quick.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .registration import register
+
+
+if TYPE_CHECKING:
+    from .bitstream.container import Bitstream as Bitstream
+    from .bitstream.container import BitstreamError as BitstreamError
+    from .description.captioners import Captioner as Captioner
+    from .models.hsvlc import HSVLC as HSVLC
+    from .pipelines.pipeline_output import RSICDecoderOutput as RSICDecoderOutput
+    from .pipelines.pipeline_output import RSICEncoderOutput as RSICEncoderOutput
+    from .pipelines.pipeline_rsic_decoder import RSICDecoderPipeline as RSICDecoderPipeline
+    from .pipelines.pipeline_rsic_encoder import RSICEncoderPipeline as RSICEncoderPipeline
+    from .referring.demands import Demand as Demand
+    from .referring.heat_maps import ReferringModel as ReferringModel
+    from .referring.heat_maps import load_referring_model as load_referring_model
+    from .referring.weight_map import WeightMap as WeightMap
+    from .schedulers.scheduling_guided_self_recurrent_ddim import (
+        GuidedSelfRecurrentDDIMScheduler as GuidedSelfRecurrentDDIMScheduler,
+    )
 
 
 __version__ = "0.1.0"

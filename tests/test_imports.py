@@ -43,6 +43,10 @@ def absolute(module: str, node: ast.ImportFrom) -> str:
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
+def is_for_type_checkers(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def imported_by(module: str) -> set[str]:
     """The package's modules that a module imports, at its top or within its functions.
 
@@ -50,7 +54,10 @@ def imported_by(module: str) -> set[str]:
     not count.
     """
     found = set()
-    for node in ast.walk(ast.parse(SOURCES[module].read_text("utf-8"))):
+    tree = ast.parse(SOURCES[module].read_text("utf-8"))
+    # What only type checkers read is no import.
+    tree.body = [node for node in tree.body if not is_for_type_checkers(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -99,3 +106,11 @@ def test_the_map_knows_nothing_of_the_file():
     """The container holds a map, so `referring` never imports `bitstream`."""
     referring = {module for module in SOURCES if module.startswith("rsic_diffusers.referring")}
     assert not [other for module in referring for other in IMPORTS[module] if room_of(other) == "bitstream"]
+
+
+def test_type_checkers_see_what_the_lazy_names_are():
+    tree = ast.parse(Path(rsic_diffusers.__file__).read_text("utf-8"))
+    block = next(node for node in tree.body if is_for_type_checkers(node))
+    seen = {alias.name: f"rsic_diffusers.{node.module}" for node in block.body for alias in node.names}
+    assert seen == {name: rsic_diffusers._NAMES[name] for name in rsic_diffusers.__all__}
+    assert (PACKAGE / "py.typed").exists()
