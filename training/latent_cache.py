@@ -1,47 +1,181 @@
-"""Latents of a folder of photos, encoded once and kept in a file."""
+"""Latents of photos, encoded once and kept in files.
+
+The cache is a folder of safetensors shards, written while photos are encoded, so that an interrupted run goes on where
+it was. A latent is found by the content of its photo, how the photo was brought to size, and the VAE's weights; names
+and folders do not matter, and several runs may share one cache.
+"""
 
 import hashlib
+import json
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from training_photos import load_photo_arrays
+from accelerate.utils import gather_object
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from tqdm import tqdm
 
+from rsic_diffusers.images import open_image
 from rsic_diffusers.pipelines.latents import encode_image
 
 
-@torch.no_grad()
-def load_latents(vae, photos, min_side, max_side, cache):
-    """Encode photos, or map into memory what an earlier call left in `cache`.
+SHARD_PHOTOS = 256
+SHARD_SECONDS = 120  # at most so much work is lost by a kill
+MAX_PENDING_PHOTOS = 128
+VARIANCE_PHOTOS = 2000
+PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 22}  # of the photos that the VAE encodes together
+
+
+@dataclass
+class ReadPhoto:
+    """What a worker makes of a photo. `pixels` is None where the cache has its latents, or it cannot be used."""
+
+    key: str = ""
+    label: str = ""
+    pixels: torch.Tensor | None = None
+    about: dict = field(default_factory=dict)
+    problem: str = ""
+
+
+class CachedLatents:
+    """Latents in the cache, as a sequence of (tensor of shape (4, h, w) in bfloat16, label, about)."""
+
+    def __init__(self, entries: list[tuple[str, str]], shards: dict[str, Path]):
+        # By content, so that the order depends neither on names nor on which process encoded what.
+        self.entries = sorted(dict(entries).items())
+        self.shards = shards
+        self.files = {}
+
+    def __len__(self):
+        return len(self.entries)
+
+    def __getitem__(self, i):
+        key, label = self.entries[i]
+        path = self.shards[key]
+        if path not in self.files:
+            file = safe_open(path, "pt")  # mapped into memory
+            self.files[path] = file, json.loads(file.metadata()["about"])
+        file, about = self.files[path]
+        return file.get_tensor(key), label, about[key]
+
+
+def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0) -> CachedLatents:
+    """Encode those photos whose latents the cache lacks; every process does its part.
 
     Args:
-        photos (`list[tuple[Path | BinaryIO, str]]`): What `training_photos.list_photos` gives.
-        min_side, max_side (`int`): Photos with a shorter side are enlarged, those with a longer one reduced.
+        vae: On the device that encodes.
+        photos: A sequence or `IterableDataset` of (path or bytes, label).
+        prepare (`Callable`): Gives for a PIL image an (H, W, 3) uint8 array, or that and a dict to be kept with the
+            latents, or None for a photo that is not to be used. Its `repr` tells one way to prepare from another.
+        cache (`str` or `Path`): Folder.
+        accelerator: Its precision is used where that is bf16.
+        num_workers (`int`): Processes that read and resize photos, for each process that encodes.
 
-    Returns:
-        `list[tuple[torch.Tensor, str]]`: (4, H/8, W/8) float16 latents, times the VAE's scaling factor, and labels.
+    Raises:
+        SystemExit: No photo is left, or the VAE gives NaN.
     """
-    cache = Path(cache)
-    key = [_digest(vae), min_side, max_side, [[_name(source), label] for source, label in photos]]
-    if not cache.exists():
-        latents = []
-        for array, label in load_photo_arrays(photos, min_side, max_side):
-            image = torch.from_numpy(array.copy()).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
-            height, width = (side - side % 8 for side in image.shape[-2:])
-            latents.append((encode_image(vae, image[..., :height, :width])[0].half().cpu(), label))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"key": key, "latents": latents}, cache.with_suffix(".part"))
-        cache.with_suffix(".part").replace(cache)
-    cached = torch.load(cache, mmap=True)
-    if cached["key"] != key:
-        raise ValueError(f"{cache} holds the latents of another VAE, other photos or another size; delete it.")
-    return cached["latents"]
+    folder = Path(cache) / vae_digest(vae)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = find_shards(folder)
+    reader = _Reader(repr(prepare), prepare, set(known))
+    loader = DataLoader(
+        _dataset_part(photos, reader, accelerator), batch_size=None, num_workers=num_workers, collate_fn=_same
+    )
+    entries, unused = {}, defaultdict(int)  # by key: a photo that is there twice is used once
+    writer = ShardWriter(folder, accelerator.process_index)
+
+    def to_encode():
+        is_main = accelerator.is_main_process
+        for photo in tqdm(loader, desc="Encoding photos", mininterval=5, disable=not is_main):
+            if photo.problem:
+                unused[photo.problem] += 1
+                continue
+            is_new = photo.key not in entries
+            entries[photo.key] = photo.label
+            if is_new and photo.pixels is not None:
+                yield photo
+
+    with torch.no_grad():
+        for batch in equal_size_batches(to_encode(), PIXELS_AT_ONCE["cuda" if vae.device.type == "cuda" else "cpu"]):
+            for photo, latents in zip(batch, encode_batch(vae, batch, accelerator.mixed_precision == "bf16")):
+                writer.add(photo.key, latents, photo.about)
+    writer.flush()
+    accelerator.wait_for_everyone()
+    entries = list(entries.items())
+    if accelerator.num_processes > 1:
+        entries = gather_object(entries)
+    for problem, count in unused.items():
+        print(f"{count} photos were not used: {problem}.", flush=True)
+    if not entries:
+        raise SystemExit("No photo can be used; give folders (or a dataset) of readable photos.")
+    return CachedLatents(entries, find_shards(folder))
+
+
+def encode_batch(vae, batch: list[ReadPhoto], bf16: bool) -> torch.Tensor:
+    """z0 of photos of one size, (B, 4, H/8, W/8) in bfloat16 on the CPU."""
+    pixels = torch.stack([photo.pixels for photo in batch]).to(vae.device, vae.dtype)
+    image = pixels.permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=bf16):
+        latents = encode_image(vae, image)
+    if not bool(torch.isfinite(latents).all()):
+        raise SystemExit("The VAE gives NaN or infinite latents; try --mixed_precision no.")
+    return latents.bfloat16().cpu()
+
+
+def equal_size_batches(photos, pixels_at_once: int):
+    """Yield lists of photos of one size, with `pixels_at_once` pixels or (one photo) more; in no certain order."""
+    pending = defaultdict(list)
+    for photo in photos:
+        group = pending[photo.pixels.shape]
+        group.append(photo)
+        height, width, _ = photo.pixels.shape
+        if (len(group) + 1) * height * width > pixels_at_once:
+            yield pending.pop(photo.pixels.shape)
+        elif sum(map(len, pending.values())) >= MAX_PENDING_PHOTOS:
+            yield pending.pop(max(pending, key=lambda shape: len(pending[shape])))
+    yield from pending.values()
+
+
+class ShardWriter:
+    """Collects latents and writes them to safetensors files, each whole or not at all."""
+
+    def __init__(self, folder: Path, process_index: int):
+        self.folder, self.process_index = folder, process_index
+        self.tensors, self.about, self.started = {}, {}, time.monotonic()
+
+    def add(self, key: str, latents: torch.Tensor, about: dict) -> None:
+        self.tensors[key], self.about[key] = latents.clone(), about
+        if len(self.tensors) >= SHARD_PHOTOS or time.monotonic() - self.started > SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.tensors:
+            path = self.folder / f"{min(self.tensors)[:16]}-{self.process_index}.safetensors"
+            part = path.with_suffix(f".part-{os.getpid()}")
+            save_file(self.tensors, part, metadata={"about": json.dumps(self.about)})
+            part.replace(path)
+        self.tensors, self.about, self.started = {}, {}, time.monotonic()
+
+
+def find_shards(folder: Path) -> dict[str, Path]:
+    """In which file the latents with a key are."""
+    shards = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            shards |= dict.fromkeys(file.keys(), path)
+    return shards
 
 
 def latent_variance(latents) -> list[float]:
-    """Variance of each channel over all photos' latents, as `load_latents` gives them."""
+    """Variance of each channel over the latents of all photos, or of a sample if they are many."""
     count, total, squares = 0, 0.0, 0.0
-    for tensor, _ in latents:
-        tensor = tensor.double()
+    for i in range(0, len(latents), max(1, len(latents) // VARIANCE_PHOTOS)):
+        tensor = latents[i][0].double()
         count += tensor[0].numel()
         total = total + tensor.sum(dim=(1, 2))
         squares = squares + tensor.square().sum(dim=(1, 2))
@@ -49,12 +183,73 @@ def latent_variance(latents) -> list[float]:
     return [float(f"{value:.4g}") for value in variance.tolist()]
 
 
-def _digest(vae) -> str:
-    weights = hashlib.sha256()
+def vae_digest(vae) -> str:
+    """Names a VAE by its weights and scaling factor."""
+    digest = hashlib.sha256(repr(vae.config.scaling_factor).encode())
     for tensor in vae.state_dict().values():
-        weights.update(tensor.float().cpu().numpy().tobytes())
-    return weights.hexdigest()
+        digest.update(tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
-def _name(source) -> str:
-    return source.name if isinstance(source, Path) else hashlib.sha256(source.getbuffer()).hexdigest()
+@dataclass
+class _Reader:
+    """Reads and prepares one photo; runs in the DataLoader's workers."""
+
+    name: str
+    prepare: object
+    known: set[str]
+
+    def __call__(self, photo) -> ReadPhoto:
+        source, label = photo
+        try:
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            key = hashlib.sha256(self.name.encode() + data).hexdigest()
+            if key in self.known:
+                return ReadPhoto(key, label)
+            prepared = self.prepare(open_image(data))
+        except (OSError, ValueError) as error:
+            tqdm.write(f"Skipped {source if isinstance(source, Path) else 'a photo of the dataset'}: {error}")
+            return ReadPhoto(problem="they could not be read")
+        if prepared is None:
+            return ReadPhoto(problem="they are drawings or cut-outs on white")
+        array, about = prepared if isinstance(prepared, tuple) else (prepared, {})
+        height, width = (side - side % 8 for side in array.shape[:2])
+        return ReadPhoto(key, label, torch.from_numpy(array[:height, :width].copy()), about)
+
+
+class _MapPart(Dataset):
+    """This process's part of a sequence of photos."""
+
+    def __init__(self, photos, reader, process_index, num_processes):
+        self.photos, self.reader = photos, reader
+        self.indices = range(process_index, len(photos), num_processes)
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, i):
+        return self.reader(self.photos[self.indices[i]])
+
+
+class _StreamPart(IterableDataset):
+    """This process's (and this worker's) part of a stream of photos; the others' are skipped undecoded."""
+
+    def __init__(self, photos, reader, process_index, num_processes):
+        self.photos, self.reader = photos, reader
+        self.process_index, self.num_processes = process_index, num_processes
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
+        for i, photo in enumerate(self.photos):
+            if i % (self.num_processes * workers) == self.process_index * workers + worker_id:
+                yield self.reader(photo)
+
+
+def _dataset_part(photos, reader, accelerator):
+    part = _StreamPart if isinstance(photos, IterableDataset) else _MapPart
+    return part(photos, reader, accelerator.process_index, accelerator.num_processes)
+
+
+def _same(photo):
+    return photo

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from captions import describe_colours, is_cut_out, make_caption
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from loop import add_training_arguments, make_accelerator, train
+from loop import train
+from options import add_training_arguments, make_accelerator
 from tiny_tokenizer import train_tokenizer
 from training_photos import list_photos, load_photo_arrays, random_crop
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -24,6 +25,8 @@ from rsic_diffusers.pipelines.latents import encode_image
 
 
 LARGEST_ENLARGEMENT = 1.5
+DEFAULTS = {"max_train_steps": 4000, "train_batch_size": 16, "learning_rate": 1e-3}
+DEFAULTS |= {"ema_decay": 0.998, "checkpointing_steps": 500}
 
 
 def parse_args():
@@ -43,9 +46,7 @@ def parse_args():
         help="Four of five timesteps are drawn below this one: 400 trains mostly those that a decoder of strength "
         "0.35 ever sees. Default: all alike.",
     )
-    add_training_arguments(
-        parser, max_train_steps=4000, train_batch_size=16, learning_rate=1e-3, ema_decay=0.998, checkpointing_steps=500
-    )
+    add_training_arguments(parser, cpu=DEFAULTS)
     args = parser.parse_args()
     if not 1 <= args.focus_below <= 1000:
         parser.error(f"--focus_below must be a timestep from 1 to 1000, got {args.focus_below}.")

@@ -18,13 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-from loop import add_training_arguments, make_accelerator, train
+from loop import train
+from options import add_training_arguments, make_accelerator
 from perceptual import PatchDiscriminator, PerceptualLoss, adaptive_weight
 from training_photos import list_photos, load_photo_arrays, random_crop
 from widening import widen_vae
 
 
 STANDARDISATION_WEIGHT = 0.02
+DEFAULTS = {"max_train_steps": 5000, "train_batch_size": 8, "learning_rate": 8e-4}
+DEFAULTS |= {"ema_decay": 0.995, "checkpointing_steps": 500}
 
 
 def parse_args():
@@ -47,9 +50,7 @@ def parse_args():
     parser.add_argument("--freeze_encoder", action="store_true", help="Train the decoder alone: latents stay.")
     parser.add_argument("--adversarial_weight", type=float, default=0.0, help="Times the adaptive weight; 0: none.")
     parser.add_argument("--adversarial_start", type=int, default=200, help="Steps of the discriminator alone.")
-    add_training_arguments(
-        parser, max_train_steps=5000, train_batch_size=8, learning_rate=8e-4, ema_decay=0.995, checkpointing_steps=500
-    )
+    add_training_arguments(parser, cpu=DEFAULTS)
     args = parser.parse_args()
     if args.resolution % 8:
         parser.error(f"--resolution must be a multiple of 8, got {args.resolution}.")

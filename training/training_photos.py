@@ -1,7 +1,9 @@
-"""Photos for training: list them, read them, cut random crops."""
+"""Photos for training: found in folders or in a dataset, read, brought to size, cropped at random."""
 
 import csv
-import io
+import itertools
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,17 @@ from rsic_diffusers.images import open_image, readable_suffixes
 
 
 def list_photos(folders):
-    """Pair each photo of `folders` with its label.
+    """Pair each photo in `folders` and their subfolders with its label.
 
     Args:
-        folders (`list[str]`): Folders of photos. A `labels.tsv` with the columns `file` and `label` gives labels.
+        folders (`list[str]`): A `labels.tsv` in one of them, with the columns `file` (the path below the folder) and
+            `label`, gives labels.
 
     Returns:
         `list[tuple[Path, str]]`: Path and label ("" where there is none), sorted by path.
     """
     photos = []
+    suffixes = readable_suffixes()
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder; give folders of photos.")
@@ -29,19 +33,59 @@ def list_photos(folders):
         if (folder / "labels.tsv").exists():
             with open(folder / "labels.tsv", newline="", encoding="utf-8") as file:
                 labels = {row["file"]: row["label"] or "" for row in csv.DictReader(file, delimiter="\t")}
-        suffixes = readable_suffixes()
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+        files = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
+        files = sorted(path for path in files if path.suffix.lower() in suffixes)
         if not files:
             raise ValueError(f"No photo in {folder}; expected files ending in {', '.join(sorted(suffixes))}.")
-        photos += [(path, labels.get(path.name, "")) for path in files]
+        photos += [(path, labels.get(path.relative_to(folder).as_posix(), "")) for path in files]
     return photos
 
 
-def dataset_photos(name, image_column, label_column):
-    """The photos of a dataset (a Hub id, or a folder that `datasets.load_dataset` reads), as `list_photos` has them.
+class DatasetPhotos(torch.utils.data.Dataset):
+    """The photos of a dataset of the Hub, as files' bytes: read when they are asked for, from the memory-mapped table.
+
+    Args:
+        dataset (`datasets.Dataset`): With the column `image_column` not decoded.
+    """
+
+    def __init__(self, dataset, image_column: str):
+        self.dataset, self.image_column = dataset, image_column
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, i):
+        return _dataset_photo(self.dataset[i][self.image_column])
+
+
+class StreamedPhotos(torch.utils.data.IterableDataset):
+    """The photos of a dataset that is downloaded while it is read, at most `limit` of them."""
+
+    def __init__(self, dataset, image_column: str, limit: int | None):
+        self.dataset, self.image_column, self.limit = dataset, image_column, limit
+
+    def __iter__(self):
+        for row in itertools.islice(self.dataset, self.limit):
+            yield _dataset_photo(row[self.image_column])
+
+
+def _dataset_photo(image):
+    return (image["bytes"] if image["bytes"] else Path(image["path"])), ""
+
+
+def dataset_photos(name, image_column, split="train", streaming=False, limit=None):
+    """The photos of a dataset: a Hub id, or a folder that `datasets.load_dataset` reads.
+
+    Args:
+        streaming (`bool`): Read photos while they are downloaded; otherwise the dataset is downloaded first and then
+            memory-mapped.
+        limit (`int`, *optional*): Take the first so many photos.
+
+    Returns:
+        [`DatasetPhotos`], or [`StreamedPhotos`].
 
     Raises:
-        ValueError: A column is not there.
+        ValueError: The package datasets is missing, or there is no such column.
     """
     try:
         from datasets import Image as ImageFeature
@@ -50,27 +94,48 @@ def dataset_photos(name, image_column, label_column):
         raise ValueError(
             f'--dataset_name needs the package datasets: pip install "rsic-diffusers[datasets]" ({error}).'
         ) from None
-    dataset = load_dataset(name, split="train")
-    for column in (image_column, label_column):
-        if column and column not in dataset.column_names:
-            raise ValueError(f"{name} has no column {column!r}; it has {', '.join(dataset.column_names)}.")
+    dataset = load_dataset(str(name), split=split, streaming=streaming)
+    columns = dataset.column_names or list(next(iter(dataset)))
+    if image_column not in columns:
+        raise ValueError(f"{name} has no column {image_column!r}; it has {', '.join(columns)}.")
     dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
-    rows = ((row[image_column], str(row[label_column]) if label_column else "") for row in dataset)
-    return [(io.BytesIO(image["bytes"]) if image["bytes"] else Path(image["path"]), label) for image, label in rows]
+    if streaming:
+        return StreamedPhotos(dataset, image_column, limit)
+    return DatasetPhotos(dataset.select(range(min(limit, len(dataset)))) if limit else dataset, image_column)
+
+
+@dataclass(frozen=True)
+class FitPhoto:
+    """Brings a photo to the size that is encoded: smaller or larger where a side is too long or too short.
+
+    Args:
+        min_side (`int`): Of the short side, in pixels; goes before `max_side`.
+        max_side (`int`): Of the long side; the encoder has one too.
+    """
+
+    min_side: int
+    max_side: int
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        scale = max(self.min_side / min(image.size), min(1, self.max_side / max(image.size)))
+        if scale != 1:
+            size = [max(self.min_side, round(side * scale)) for side in image.size]
+            image = image.resize(size, Image.Resampling.LANCZOS)
+        return np.asarray(image)
 
 
 def load_photo_arrays(photos, min_side, max_side):
-    """Read photos one by one, made smaller or larger where a side is too long or too short.
+    """Read photos one by one, brought to size by [`FitPhoto`].
 
     Args:
-        photos (`list[tuple[Path | BinaryIO, str]]`): What `list_photos` gives.
-        min_side (`int`): Of the short side, in pixels; goes before `max_side`.
-        max_side (`int`): Of the long side; the encoder has one too.
+        photos (`list[tuple[Path | bytes, str]]`): What `list_photos` gives.
 
     Yields:
         `tuple[np.ndarray, str]`: (H, W, 3) uint8 array and label. Unreadable photos are named, skipped and counted;
         it is a ValueError if none is left.
     """
+    fit = FitPhoto(min_side, max_side)
     skipped = 0
     for source, label in tqdm(photos, desc="Reading photos", mininterval=5):
         try:
@@ -79,11 +144,7 @@ def load_photo_arrays(photos, min_side, max_side):
             tqdm.write(f"Skipped {source}: {error}")
             skipped += 1
             continue
-        scale = max(min_side / min(image.size), min(1, max_side / max(image.size)))
-        if scale != 1:
-            size = [max(min_side, round(side * scale)) for side in image.size]
-            image = image.resize(size, Image.Resampling.LANCZOS)
-        yield np.asarray(image), label
+        yield fit(image), label
     if skipped:
         tqdm.write(f"{skipped} of {len(photos)} photos could not be read.")
     if skipped == len(photos):
