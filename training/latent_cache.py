@@ -149,7 +149,8 @@ class ShardWriter:
         self.tensors, self.about, self.started = {}, {}, time.monotonic()
 
     def add(self, key: str, latents: torch.Tensor, about: dict) -> None:
-        self.tensors[key], self.about[key] = latents.clone(), about
+        self.tensors[key] = latents.clone(memory_format=torch.contiguous_format)
+        self.about[key] = about
         if len(self.tensors) >= SHARD_PHOTOS or time.monotonic() - self.started > SHARD_SECONDS:
             self.flush()
 

@@ -67,7 +67,9 @@ def train(args, accelerator, model, loss_of, export, weight_decay=1e-4):
                 optimizer.zero_grad()
         ema.step(parameters)
         if step % LOGGING_STEPS == 0:
-            log_figures(accelerator, progress, {"loss": loss, **figures, "lr": lr_scheduler.get_last_lr()[0]}, step)
+            log_figures(
+                accelerator, progress, {"loss": loss.detach(), **figures, "lr": lr_scheduler.get_last_lr()[0]}, step
+            )
 
         done = step + 1
         if done % args.checkpointing_steps == 0 or done == args.max_train_steps:

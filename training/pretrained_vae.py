@@ -39,7 +39,9 @@ def load_vae(args):
         vae = _load_from_repo(source, args.variant, args.revision)
     downscaling = 2 ** (len(vae.config.get("block_out_channels", vae.config.get("encoder_block_out_channels"))) - 1)
     if not hasattr(vae, "encode") or downscaling != 8:
-        raise SystemExit(f"{source} holds a {type(vae).__name__} that makes latents {downscaling} times smaller, not 8.")
+        raise SystemExit(
+            f"{source} holds a {type(vae).__name__} that makes latents {downscaling} times smaller, not 8."
+        )
     return vae.eval().requires_grad_(False)
 
 

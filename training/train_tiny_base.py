@@ -8,6 +8,7 @@ are made of the labels and of the colours in the photos; drawings and objects cu
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from captions import describe_colours, is_cut_out, make_caption
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from latent_cache import load_latents
 from loop import train
 from options import add_training_arguments, make_accelerator
+from PIL import Image
 from tiny_tokenizer import train_tokenizer
-from training_photos import list_photos, load_photo_arrays, random_crop
+from training_photos import FitPhoto, list_photos, random_crop
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-from rsic_diffusers.pipelines.latents import encode_image
 
 
 LARGEST_ENLARGEMENT = 1.5
@@ -90,38 +91,29 @@ def make_base(args, labels):
     return tokenizer, text_encoder.float(), unet.float()
 
 
-def prepare_photo(array, resolution):
-    """A photo as a (1, 3, H, W) tensor in [-1, 1], large enough for a crop of `resolution` pixels.
+@dataclass(frozen=True)
+class CaptionedPhoto:
+    """Prepares a photo for `load_latents`: large enough for a crop of `resolution` pixels, with its colours beside it.
 
-    A smaller one is enlarged by at most 1.5, and then padded by reflection.
+    A smaller photo is enlarged by at most 1.5, and then padded by reflection. Drawings and cut-outs are left out.
     """
-    image = torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-    scale = min(LARGEST_ENLARGEMENT, max(1, resolution / min(array.shape[:2])))
-    if scale > 1:
-        image = F.interpolate(image, scale_factor=scale, mode="bicubic", antialias=True).clamp(-1, 1)
-    missing = [max(0, resolution - side) for side in image.shape[-2:]]
-    image = F.pad(image, (0, missing[1], 0, missing[0]), mode="reflect")
-    height, width = (side - side % 8 for side in image.shape[-2:])
-    return image[..., :height, :width]
 
+    resolution: int
+    max_side: int
 
-@torch.no_grad()
-def load_captioned_latents(vae, args, cache, bf16):
-    """(latents in float16, label, colours) of each photo, encoded once and kept in `cache`."""
-    if not cache.exists():
-        entries, left_out = [], 0
-        for array, label in load_photo_arrays(list_photos(args.train_data_dir), 64, args.max_side):
-            if is_cut_out(array):
-                left_out += 1
-                continue
-            image = prepare_photo(array, args.resolution).to(vae.device, memory_format=torch.channels_last)
-            with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=bf16):
-                entries.append((encode_image(vae, image)[0].half().cpu(), label, describe_colours(array)))
-        print(f"{left_out} drawings and cut-outs on white were left out, {len(entries)} photos are used.", flush=True)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(entries, cache.with_suffix(".part"))
-        cache.with_suffix(".part").replace(cache)
-    return torch.load(cache, mmap=True)
+    def __call__(self, image):
+        array = FitPhoto(64, self.max_side)(image)
+        if is_cut_out(array):
+            return None
+        scale = min(LARGEST_ENLARGEMENT, max(1, self.resolution / min(image.size)))
+        if scale > 1:
+            size = [round(side * scale) for side in (array.shape[1], array.shape[0])]
+            enlarged = np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BICUBIC))
+        else:
+            enlarged = array
+        missing = [max(0, self.resolution - side) for side in enlarged.shape[:2]]
+        padded = np.pad(enlarged, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+        return padded, {"colours": describe_colours(array)}
 
 
 class TinyBase(torch.nn.Module):
@@ -139,10 +131,10 @@ def main():
     args = parse_args()
     accelerator = make_accelerator(args)
     vae = AutoencoderTiny.from_pretrained(args.vae).to(accelerator.device, memory_format=torch.channels_last).eval()
-    with accelerator.main_process_first():
-        cache = Path(args.output_dir) / "latents.pt"
-        latents = load_captioned_latents(vae, args, cache, accelerator.mixed_precision == "bf16")
-    tokenizer, text_encoder, unet = make_base(args, sorted({label for _, label, _ in latents if label}))
+    cache = Path(args.output_dir) / "latents"
+    prepare = CaptionedPhoto(args.resolution, args.max_side)
+    latents = load_latents(vae, list_photos(args.train_data_dir), prepare, cache, accelerator)
+    tokenizer, text_encoder, unet = make_base(args, sorted({label for _, label in latents.entries if label}))
     unet.to(memory_format=torch.channels_last)
     # Stable Diffusion's schedule.
     noise_scheduler = DDIMScheduler(
@@ -157,9 +149,9 @@ def main():
     def loss_of(model, rng, step):
         crops, captions = [], []
         for _ in range(args.train_batch_size):
-            whole, label, colours = latents[rng.integers(len(latents))]
+            whole, label, about = latents[rng.integers(len(latents))]
             crops.append(random_crop(whole, args.resolution // 8, rng))
-            captions.append(make_caption(label, colours, rng, args.caption_dropout))
+            captions.append(make_caption(label, about["colours"], rng, args.caption_dropout))
         clean = torch.stack(crops).to(accelerator.device, memory_format=torch.channels_last)
         tokens = tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         below = np.where(rng.random(len(clean)) < 0.8, args.focus_below, noise_scheduler.config.num_train_timesteps)

@@ -118,7 +118,7 @@ def test_half_precision_and_channels_last_change_nothing_much():
             lambda_map = lambda_of(hsvlc, weight_map, [1.0] * 4)
             loss, _ = rate_distortion_loss(hsvlc, latents, weight_map, lambda_map, torch.tensor([3, 3]))
         loss.backward()
-        losses.append(float(loss))
+        losses.append(loss.item())
         gradients.append(torch.cat([p.grad.flatten() for p in hsvlc.parameters() if p.grad is not None]))
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
