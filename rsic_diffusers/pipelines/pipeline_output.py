@@ -38,7 +38,7 @@ class RSICEncoderOutput(BaseOutput):
     image: PIL.Image.Image | np.ndarray | torch.Tensor | list
 
     def save(self, path) -> None:
-        """Write the file to a path, whole or not at all, or to a binary file object; for a batch, to a list of them."""
+        """Write the file to a path (whole or not at all) or a binary file object; a batch to a list of these."""
         if isinstance(self.bitstream, bytes):
             _write(path, self.bitstream)
             return
@@ -51,7 +51,7 @@ class RSICEncoderOutput(BaseOutput):
         """M over the photo: in full colour what stays faithful, dark what is imagined."""
         if isinstance(self.bitstream, bytes):
             return _map_image(self.bitstream, self.image)
-        return [_map_image(data, image) for data, image in zip(self.bitstream, self.image)]
+        return [_map_image(data, image) for data, image in zip(self.bitstream, self.image, strict=True)]
 
 
 def _write(target, data: bytes) -> None:

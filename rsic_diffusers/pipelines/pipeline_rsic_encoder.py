@@ -1,20 +1,21 @@
 """Photo to bytes: global description encoding (paper, section II-A) and referring guidance encoding (section II-B)."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from inspect import signature
-from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
 import torch
+from accelerate.hooks import remove_hook_from_module
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging, replace_example_docstring
 
-from ..bitstream import DEFAULT_MAX_SIDE, Bitstream, reduced_size
-from ..bitstream.caption_coding import encode_caption
+from ..bitstream import DEFAULT_MAX_SIDE, Bitstream
+from ..description.caption_checks import check_caption, fits_in_file
 from ..description.captioners import Captioner, check_captioner, describe
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
@@ -42,6 +43,7 @@ from .encoder_inputs import (
     list_values,
     load_photo,
 )
+from .encoding_job import EncodedFile, PhotoJob, share_bytes
 from .latents import encode_image, resize
 from .pipeline_output import RSICEncoderOutput
 from .refinement import refine_latents
@@ -61,35 +63,6 @@ EXAMPLE_DOC_STRING = """
         ```
 """
 PHOTO_ARGUMENTS = ("caption", "referring", "box", "point", "mask")  # a batch has a list of each
-
-
-@dataclass
-class _Photo:
-    """One photo and what the steps of `__call__` make of it."""
-
-    image: torch.Tensor  # (1, 3, H, W), values in [-1, 1]
-    caption: str | None
-    demands: list[Demand]
-    coded_side: int | None
-    weight_map: WeightMap | None = None  # M as asked for, before any budget
-    pixel_weights: np.ndarray | None = None  # (h, w), only for refinement
-    vae_input: torch.Tensor | None = None  # (1, 3, h, w), the photo at its coded size
-    latents: torch.Tensor | None = None  # z_0, (1, 4, ceil(h/8), ceil(w/8))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the photo as given."""
-        return tuple(self.image.shape[-2:])
-
-    @property
-    def coded_size(self) -> tuple[int, int]:
-        return reduced_size(*self.size, self.coded_side)
-
-
-class _EncodedFile(NamedTuple):
-    data: bytes
-    breakdown: dict[str, int]
-    weight_map: WeightMap
 
 
 class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
@@ -184,46 +157,21 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 "box=, point= or mask=, which need none."
             )
         if caption is not None:
-            self._check_caption(caption)
+            check_caption(caption, self.tokenizer)
         elif self.captioner is not None:
             check_captioner(self.captioner)
         return demands
 
-    def _check_caption(self, caption):
-        if not isinstance(caption, str):
-            raise ValueError(f"A caption must be a string, got {type(caption).__name__}.")
-        try:
-            caption.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError(f"The caption {caption!r} holds half of a surrogate pair, which is no text.") from None
-        if self.tokenizer is None:
-            return
-        limit = self.tokenizer.model_max_length
-        tokens = self.tokenizer(caption, truncation=False).input_ids
-        if len(tokens) > limit:
-            cut = self.tokenizer.decode(tokens[limit - 1 :], skip_special_tokens=True)
-            raise ValueError(
-                f"The caption has {len(tokens)} tokens and the text encoder reads {limit}; it would not read "
-                f"{cut!r}. Make the caption shorter."
-            )
-
-    def _fits(self, settings, caption) -> bool:
-        """Whether a caption keeps to its bytes, and the decoder reads all of it."""
-        try:
-            payload = encode_caption(caption, settings.caption_codec)[1]
-            self._check_caption(caption)
-        except ValueError:
-            return False
-        return len(payload) <= settings.caption_bytes
-
     # -------------------------------------------------------------------------------------------- steps of __call__
 
-    def prepare_photos(self, image, settings: EncoderSettings, **photo_arguments) -> tuple[list[_Photo], bool]:
+    def prepare_photos(self, image, settings: EncoderSettings, **photo_arguments) -> tuple[list[PhotoJob], bool]:
         """Check all arguments and load the photos; also tells whether they came as a batch."""
         sources, is_batch = list_photos(image)
         columns = [photo_arguments[name] for name in PHOTO_ARGUMENTS]
         if is_batch:
-            columns = [list_values(name, column, len(sources)) for name, column in zip(PHOTO_ARGUMENTS, columns, strict=True)]
+            columns = [
+                list_values(name, column, len(sources)) for name, column in zip(PHOTO_ARGUMENTS, columns, strict=True)
+            ]
         rows = list(zip(*columns, strict=True)) if is_batch else [columns]
         asked = [self._check_photo_arguments(settings, *row) for row in rows]
         max_side = settings.max_side
@@ -234,7 +182,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             tensor = load_photo(source, settings.background_color, settings.max_pixels)
             size = tensor.shape[-2:]
             demands = [clip_region(demand, *size) for demand in demands]
-            photos.append(_Photo(tensor, caption, demands, choose_coded_side(*size, max_side)))
+            photos.append(PhotoJob(tensor, caption, demands, choose_coded_side(*size, max_side)))
         return photos, is_batch
 
     def locate(self, image: torch.Tensor, phrase: str, must_be_found: bool = False) -> np.ndarray:
@@ -248,7 +196,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         picture = self.image_processor.postprocess(image)[0]
         return min_max(heat_map(self.referring_model, self.tokenizer, picture, phrase, must_be_found))
 
-    def prepare_weight_map(self, photo: _Photo, settings: EncoderSettings) -> None:
+    def prepare_weight_map(self, photo: PhotoJob, settings: EncoderSettings) -> None:
         """Turn demands into M, and for refinement into weights of pixels."""
         found, heat_maps = self._find_phrases(photo, settings)
         if not found:
@@ -289,30 +237,38 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 logger.warning(f"{error} It is left out.")
         return found, heat_maps
 
-    def prepare_caption(self, photo: _Photo, settings: EncoderSettings) -> None:
+    def prepare_caption(self, photo: PhotoJob, settings: EncoderSettings) -> None:
         """Ask the captioner where a photo comes without a caption."""
         if photo.caption is None and self.captioner is not None:
+            fits = partial(
+                fits_in_file,
+                tokenizer=self.tokenizer,
+                max_bytes=settings.caption_bytes,
+                codec=settings.caption_codec,
+            )
             picture = self.image_processor.postprocess(photo.image)[0]
-            photo.caption = describe(self.captioner, picture, partial(self._fits, settings))
+            photo.caption = describe(self.captioner, picture, fits)
         photo.caption = photo.caption or ""
 
-    def prepare_latents(self, photo: _Photo) -> None:
+    def prepare_latents(self, photo: PhotoJob) -> None:
         """Bring the photo to its coded size, and encode it with the VAE."""
         photo.vae_input = resize(photo.image, photo.coded_size).to(self._execution_device, self.vae.dtype)
         latents = encode_image(self.vae, photo.vae_input)  # (1, 4, ceil(h/8), ceil(w/8))
-        if not torch.isfinite(latents).all() and self.vae.dtype != torch.float32:
-            dtype = self.vae.dtype
-            logger.warning(f"The VAE gives NaN or infinite latents in {dtype}; it encodes this photo in float32.")
-            self.vae.to(torch.float32)
-            latents = encode_image(self.vae, photo.vae_input.float())
-            self.vae.to(dtype)
+        if not torch.isfinite(latents).all() and latents.dtype != torch.float32:
+            logger.warning(
+                f"The VAE gives NaN or infinite latents in {latents.dtype}; it encodes this photo in float32."
+            )
+            # A copy, since another thread may be using the VAE.
+            wide = remove_hook_from_module(copy.deepcopy(self.vae), recurse=True).to(latents.device, torch.float32)
+            with torch.autocast(latents.device.type, enabled=False):
+                latents = encode_image(wide, photo.vae_input.float())
         if not torch.isfinite(latents).all():
             raise ValueError("The VAE gives NaN or infinite latents for this photo; its weights are damaged.")
         photo.latents = latents.to(self.hsvlc.dtype)
 
     def encode_with_map(
-        self, photo: _Photo, settings: EncoderSettings, on_step: Callable, weight_map: WeightMap
-    ) -> _EncodedFile:
+        self, photo: PhotoJob, settings: EncoderSettings, on_step: Callable, weight_map: WeightMap
+    ) -> EncodedFile:
         """Refine and code the latents with this M, and write the file."""
         values = torch.from_numpy(weight_map.values)[None, None]  # (1, 1, rows, columns)
         latents = photo.latents  # (1, 4, ceil(h/8), ceil(w/8))
@@ -334,10 +290,10 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             caption_codec=settings.caption_codec,
         )
         breakdown = file.breakdown()
-        breakdown.update(_share_bytes(breakdown.pop("codes"), coded.bits_per_scale))
-        return _EncodedFile(file.to_bytes(), breakdown, weight_map)
+        breakdown.update(share_bytes(breakdown.pop("codes"), coded.bits_per_scale))
+        return EncodedFile(file.to_bytes(), breakdown, weight_map)
 
-    def encode_within_budget(self, photo: _Photo, settings: EncoderSettings, on_step: Callable) -> _EncodedFile:
+    def encode_within_budget(self, photo: PhotoJob, settings: EncoderSettings, on_step: Callable) -> EncodedFile:
         """Encode with M as asked for, or as much above or below it as fills the budget."""
         encode = partial(self.encode_with_map, photo, settings, on_step)
         budget = settings.budget(*photo.size)
@@ -460,7 +416,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         columns = tuple(list(column) for column in zip(*results, strict=True)) if is_batch else results[0]
         return RSICEncoderOutput(*columns) if return_dict else columns
 
-    def _result(self, photo: _Photo, encoded: _EncodedFile) -> tuple:
+    def _result(self, photo: PhotoJob, encoded: EncodedFile) -> tuple:
         """The values of [`RSICEncoderOutput`]."""
         height, width = photo.size
         picture: PIL.Image.Image = self.image_processor.postprocess(photo.image)[0]
@@ -473,10 +429,3 @@ def _max_side_of(pipeline) -> int | None:
     stated = pipeline.config.get("default_max_side")
     sample_size = getattr(getattr(pipeline.components.get("unet"), "config", None), "sample_size", None)
     return stated or (8 * sample_size if isinstance(sample_size, int) else None)
-
-
-def _share_bytes(total: int, bits: list[float]) -> dict[str, int]:
-    """Split the bytes of the one stream over the scales, by their information; the parts sum to `total`."""
-    ends = np.round(np.cumsum(bits) / max(sum(bits), 1e-9) * total).astype(int)
-    ends[-1] = total
-    return {f"f{i}": int(size) for i, size in enumerate(np.diff(ends, prepend=0))}

@@ -1,0 +1,41 @@
+"""Whether a caption can be written to a file, and read by the decoder's text encoder."""
+
+from ..bitstream.caption_coding import encode_caption
+
+
+def check_caption(caption, tokenizer) -> None:
+    """Check a caption that the user gave.
+
+    Args:
+        caption (`str`): May be empty.
+        tokenizer ([`CLIPTokenizer`] or `None`): The decoder's; None if it is not known.
+
+    Raises:
+        ValueError: It is no text, or longer than the text encoder reads.
+    """
+    if not isinstance(caption, str):
+        raise ValueError(f"A caption must be a string, got {type(caption).__name__}.")
+    try:
+        caption.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"The caption {caption!r} holds half of a surrogate pair, which is no text.") from None
+    if tokenizer is None:
+        return
+    limit = tokenizer.model_max_length
+    tokens = tokenizer(caption, truncation=False).input_ids
+    if len(tokens) > limit:
+        cut = tokenizer.decode(tokens[limit - 1 :], skip_special_tokens=True)
+        raise ValueError(
+            f"The caption has {len(tokens)} tokens and the text encoder reads {limit}; it would not read {cut!r}. "
+            "Make the caption shorter."
+        )
+
+
+def fits_in_file(caption: str, tokenizer, max_bytes: int, codec: str) -> bool:
+    """Whether a caption takes at most `max_bytes` coded bytes, and the text encoder reads all of it."""
+    try:
+        payload = encode_caption(caption, codec)[1]
+        check_caption(caption, tokenizer)
+    except ValueError:
+        return False
+    return len(payload) <= max_bytes
