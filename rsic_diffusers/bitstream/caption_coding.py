@@ -10,6 +10,7 @@ import brotli
 # The index of a codec is written into files: append only.
 CAPTION_CODECS = ("raw", "zlib", "brotli", "dictionary")
 MAX_CAPTION_BYTES = 4096
+MAX_PAYLOAD_BYTES = MAX_CAPTION_BYTES + 64  # no library makes text longer than by a header and a checksum
 
 
 @cache
@@ -55,23 +56,53 @@ def decode_caption(codec: int, payload: bytes) -> str:
     """Undo `encode_caption`; ValueError if `payload` is not what an encoder writes."""
     if codec >= len(CAPTION_CODECS):
         raise ValueError(f"caption codec {codec} is unknown")
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"the caption takes {len(payload)} bytes, more than any caption")
     name = CAPTION_CODECS[codec]
-    # A few hostile bytes can stand for gigabytes: never decompress past the longest caption.
     try:
-        if name in ("zlib", "dictionary"):
-            decompressor = (
-                zlib.decompressobj() if name == "zlib" else zlib.decompressobj(-15, zdict=caption_dictionary())
-            )
-            text = decompressor.decompress(payload, MAX_CAPTION_BYTES)
-            complete = decompressor.eof and not decompressor.unused_data
-        elif name == "brotli":
-            decompressor = brotli.Decompressor()
-            text = decompressor.process(payload, output_buffer_limit=MAX_CAPTION_BYTES + 1)
-            complete = decompressor.is_finished()
-        else:
-            text, complete = payload, True
-        if not complete or len(text) > MAX_CAPTION_BYTES:
+        text = _decompress(name, payload)
+        if text is None:
             raise ValueError("the caption does not end where it should")
+        if name in ("zlib", "dictionary") and _has_unused_bits(name, payload, text):
+            raise ValueError("the caption has bits set that stand for nothing")
         return text.decode("utf-8")
     except (zlib.error, brotli.error, UnicodeDecodeError) as error:
         raise ValueError(f"the caption cannot be decoded ({error})") from None
+
+
+def _decompress(name: str, payload: bytes) -> bytes | None:
+    """The text in a payload; None unless it ends with the payload and is no longer than a caption can be."""
+    # A few hostile bytes can stand for gigabytes: never decompress past the longest caption.
+    if name in ("zlib", "dictionary"):
+        decompressor = zlib.decompressobj() if name == "zlib" else zlib.decompressobj(-15, zdict=caption_dictionary())
+        text = decompressor.decompress(payload, MAX_CAPTION_BYTES)
+        complete = decompressor.eof and not decompressor.unused_data
+    elif name == "brotli":
+        decompressor = brotli.Decompressor()
+        text = decompressor.process(payload, output_buffer_limit=MAX_CAPTION_BYTES + 1)
+        complete = decompressor.is_finished()
+    else:
+        text, complete = payload, True
+    return text if complete and len(text) <= MAX_CAPTION_BYTES else None
+
+
+def _has_unused_bits(name: str, payload: bytes, text: bytes) -> bool:
+    """Whether deflate's last byte has bits set after the end of the code, which no decompressor looks at.
+
+    They are unused if every value of them gives the same text; of the bits of the code itself, another value of the
+    last ones cannot end it too.
+    """
+    place = len(payload) - (5 if name == "zlib" else 1)  # zlib's checksum follows
+    last = payload[place]
+    if not last:
+        return False
+    highest = last.bit_length() - 1
+    kept = last & ((1 << highest) - 1)
+    for value in range(1 << 8 - highest):
+        other = payload[:place] + bytes([kept | value << highest]) + payload[place + 1 :]
+        try:
+            if _decompress(name, other) != text:
+                return False
+        except zlib.error:
+            return False
+    return True

@@ -16,6 +16,9 @@ from ..referring.weight_map import WeightMap
 from .map_models import PatchModel, SlopeModel
 
 
+MAX_LEVELS = 8  # three bits of the header
+
+
 def encode_map(weight_map: WeightMap) -> bytes:
     """Code the cells of M; `decode_map` needs the number of levels and the grid size besides.
 
@@ -44,10 +47,8 @@ def decode_map(data: bytes, levels: int, rows: int, columns: int) -> tuple[Weigh
     if levels == 1:
         return WeightMap(np.full((rows, columns), first, np.uint8), 1), 1
     raw_length = -(-rows * columns * _bits(levels) // 8)
-    if first < raw_length:
-        length = 1 + (first or raw_length)
-    else:
-        length = 1 + (first - raw_length) // _digits(raw_length)
+    is_sloped = first >= raw_length
+    length = 1 + ((first - raw_length) // _digits(raw_length) if is_sloped else first or raw_length)
     if len(data) < length:
         raise ValueError(f"the map needs {length} bytes, {len(data)} are left")
     if first == 0:
@@ -69,7 +70,11 @@ def _pack(cells: np.ndarray, levels: int) -> bytes:
 
 
 def _unpack(data: bytes, levels: int, rows: int, columns: int) -> np.ndarray:
-    bits = np.unpackbits(np.frombuffer(data, np.uint8))[: rows * columns * _bits(levels)].reshape(-1, _bits(levels))
+    bits = np.unpackbits(np.frombuffer(data, np.uint8))
+    used = rows * columns * _bits(levels)
+    if bits[used:].any():
+        raise ValueError("the map has bits set after its last cell")
+    bits = bits[:used].reshape(-1, _bits(levels))
     cells = bits @ (1 << np.arange(_bits(levels))[::-1])
     if cells.max() >= levels:
         raise ValueError(f"the map holds level {cells.max()} of {levels}")
@@ -93,6 +98,8 @@ def _encode_patches(cells: np.ndarray, levels: int, raw_length: int) -> bytes | 
 
 
 def _decode_patches(data: bytes, levels: int, rows: int, columns: int) -> np.ndarray:
+    if not data[-1]:
+        raise ValueError("the map takes a byte more than it needs")
     model = PatchModel(levels, columns)
     state = int.from_bytes(data, "little")
     for _ in range(rows * columns):

@@ -48,7 +48,7 @@ class SlopeModel:
         # of a level; what falls outside of the levels counts for the first and the last.
         edges = [32 * level - 16 - centre for level in range(1, self.levels)]
         below = [self._below(edge, width) for edge in edges]
-        return [high - low + self.FLOOR for low, high in zip([0, *below], [*below, 1 << self.SCALE])]
+        return [high - low + self.FLOOR for low, high in zip([0, *below], [*below, 1 << self.SCALE], strict=True)]
 
     def _below(self, edge: int, width: int) -> int:
         root = isqrt((width**2 + edge**2) << 32)

@@ -109,17 +109,18 @@ class HSVLC(ModelMixin, ConfigMixin):
         self.gates = tuple(gates)
         widths = tuple(reversed(hidden_channels))  # coarse to fine, as all lists below
         self.down = nn.ModuleList(
-            DownBlock(c_in, c_out) for c_in, c_out in zip((latent_channels, *hidden_channels[:-1]), hidden_channels)
+            DownBlock(c_in, c_out)
+            for c_in, c_out in zip((latent_channels, *hidden_channels[:-1]), hidden_channels, strict=True)
         )
         self.coded_scales = [i for i, channels in enumerate(code_channels) if channels]
         coded_channels = tuple(code_channels[i] for i in self.coded_scales)
         self.code_in = nn.ModuleList(
             nn.Conv2d(2 * width, channels, 3, padding=1) if channels else nn.Identity()
-            for width, channels in zip(widths, code_channels)
+            for width, channels in zip(widths, code_channels, strict=True)
         )
         self.code_out = nn.ModuleList(
             nn.Conv2d(channels, width, 3, padding=1) if channels else nn.Identity()
-            for width, channels in zip(widths, code_channels)
+            for width, channels in zip(widths, code_channels, strict=True)
         )
         # Codes are rounded to whole numbers, so their size says how finely. At high rates the best step is
         # proportional to 1 / sqrt(lambda), so the finest code starts with a gain of about exp(lambda_growth / 2 M).
@@ -128,7 +129,7 @@ class HSVLC(ModelMixin, ConfigMixin):
             nn.Parameter(torch.full((code_channels[i], 1, 1), float(i))) for i in self.coded_scales
         )
         self.start = nn.Parameter(torch.zeros(1, widths[0], 1, 1))
-        self.up = nn.ModuleList(UpBlock(c_in, c_out) for c_in, c_out in zip(widths, (*widths[1:], 32)))
+        self.up = nn.ModuleList(UpBlock(c_in, c_out) for c_in, c_out in zip(widths, (*widths[1:], 32), strict=True))
         self.out_block = ResidualBlock(32)
         self.out = nn.Conv2d(32, latent_channels, 3, padding=1)
         self.prior = ConditionalPrior(coded_channels, prior_channels, num_scales, conditional_prior)
@@ -192,13 +193,13 @@ class HSVLC(ModelMixin, ConfigMixin):
     def _condition(self, maps: list[torch.Tensor]) -> Conditions:
         return Conditions(
             maps,
-            down=[down.block.sft(level_map) for down, level_map in zip(reversed(self.down), maps)],
-            up=[up.block.sft(level_map) for up, level_map in zip(self.up, maps)],
+            down=[down.block.sft(level_map) for down, level_map in zip(reversed(self.down), maps[:-1], strict=True)],
+            up=[up.block.sft(level_map) for up, level_map in zip(self.up, maps[:-1], strict=True)],
             out=self.out_block.sft(maps[-1]),
             # 1 where M = 1.
             gains=[
                 torch.exp(gain * (maps[i].clamp_min(self.gates[i]) - 1))
-                for i, gain in zip(self.coded_scales, self.gain)
+                for i, gain in zip(self.coded_scales, self.gain, strict=True)
             ],
         )
 
@@ -227,8 +228,8 @@ class HSVLC(ModelMixin, ConfigMixin):
     def _analyse(self, latents: torch.Tensor, conditions: Conditions) -> list[torch.Tensor]:
         """Bottom-up features, coarse to fine."""
         features, x = [], self._pad(latents)
-        for block, modulation in zip(self.down, reversed(conditions.down)):
-            x = block(x, modulation)
+        for i, block in enumerate(self.down):
+            x = block(x, conditions.down[-1 - i])
             features.insert(0, x)
         return features
 

@@ -132,7 +132,7 @@ def test_a_batch_is_its_members(hsvlc, photo_latents):
     weight_map = torch.cat([random_map((21, 26)), torch.ones(1, 1, 3, 4)])
     with torch.no_grad():
         together = hsvlc(latents, weight_map).sample
-        each = [hsvlc(one[None], m[None]).sample for one, m in zip(latents, weight_map)]
+        each = [hsvlc(latents[i : i + 1], weight_map[i : i + 1]).sample for i in range(2)]
     torch.testing.assert_close(together, torch.cat(each), atol=1e-4, rtol=1e-4)
 
 

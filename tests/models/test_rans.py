@@ -29,7 +29,9 @@ def test_few_symbols_are_coded_as_many_are():
         symbols = [place + offsets[index] for place, index in zip(places, indexes, strict=True)]
         encoder = load_coder().BufferedRansEncoder()
         encoder.encode_with_indexes(symbols, indexes, *TABLES)
-        intervals = [(cdfs[i][place], cdfs[i][place + 1] - cdfs[i][place]) for i, place in zip(indexes, places)]
+        intervals = [
+            (cdfs[i][place], cdfs[i][place + 1] - cdfs[i][place]) for i, place in zip(indexes, places, strict=True)
+        ]
         assert encode_intervals(intervals) == encoder.flush()
 
 

@@ -143,7 +143,7 @@ def test_any_integer_weights_code_and_decode():
     codec = HSVLC(**SMALL).eval()
     codec.update()
     codec.register_to_config(coding_digest=None)
-    for name, buffer in codec.prior.named_buffers():
+    for buffer in codec.prior.buffers():
         limit = torch.iinfo(buffer.dtype)
         buffer.copy_(torch.randint(limit.min, limit.max, buffer.shape, dtype=torch.int64).to(buffer.dtype))
     latents, weight_map = torch.randn(1, 4, 17, 9), torch.ones(1, 1, 3, 2)
