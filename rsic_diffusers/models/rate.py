@@ -27,7 +27,3 @@ def rate_weight(weight, rate_lambda: float, lambda_growth: float):
         lambda(M), of the type and shape of `weight`.
     """
     return rate_lambda * math.exp(lambda_growth) ** weight
-
-
-# TODO: leaves with its last users, referring/ and pipelines/refinement.py.
-LAMBDA_GROWTH = SMOOTH_PROFILE["lambda_growth"]

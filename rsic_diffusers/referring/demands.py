@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..models.rate import LAMBDA_GROWTH
+from ..models.rate import SMOOTH_PROFILE
 from .regions import clip_region, cover_pixels, resize_array
 from .weight_map import DEFAULT_WEIGHT, WeightMap, expand_to_pixels, grid_size, largest_on_grid, pool_to_grid
 
@@ -101,7 +101,7 @@ def make_weight_map(
     levels: int = MAX_LEVELS,
     coded_size: tuple[int, int] | None = None,
     locate: Callable[[str], np.ndarray] | None = None,
-    lambda_growth: float = LAMBDA_GROWTH,
+    lambda_growth: float = SMOOTH_PROFILE["lambda_growth"],
 ) -> WeightMap:
     """Make M for a picture: in each cell the largest value that any demand asks for, and at least `background`.
 
