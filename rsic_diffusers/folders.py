@@ -41,8 +41,8 @@ def find_files(folder: Path, suffixes: Iterable[str], output: Path) -> list[Path
     suffixes = {suffix.lower() for suffix in suffixes}
     made_here = output.resolve() if folder.resolve() in output.resolve().parents else None
     found = []
-    for parent, folders, names in os.walk(folder):
-        parent = Path(parent)
+    for walked, folders, names in os.walk(folder):
+        parent = Path(walked)
         for name in sorted(folders):
             if (parent / name).is_symlink():
                 logger.warning(f"{parent / name} is a link to a folder and was not searched; give that folder itself.")

@@ -231,7 +231,8 @@ def _head(file) -> bytes:
 
 def _as_colour(background) -> tuple[int, int, int]:
     try:
-        return ImageColor.getrgb(background)[:3] if isinstance(background, str) else tuple(map(int, background))[:3]
+        red, green, blue = (ImageColor.getrgb(background) if isinstance(background, str) else background)[:3]
+        return int(red), int(green), int(blue)
     except (ValueError, TypeError):
         raise ValueError(
             f'A background colour is a name like "white", "#rrggbb" or (r, g, b), got {background!r}.'

@@ -23,7 +23,7 @@ def add_pipelines(diffusers: ModuleType) -> None:
             raise AttributeError(f"module {diffusers.__name__} has no attribute {name}")
         return getattr(sys.modules[__package__], name)
 
-    diffusers.__getattr__ = __getattr__
+    diffusers.__dict__["__getattr__"] = __getattr__
 
 
 def add_library(pipeline_loading_utils: ModuleType) -> None:

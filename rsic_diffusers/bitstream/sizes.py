@@ -17,4 +17,8 @@ def reduced_size(height: int, width: int, long_side: int | None) -> tuple[int, i
     if long_side is None:
         return height, width
     longer = max(height, width)
-    return tuple(max(MIN_SIDE, (2 * side * long_side + longer) // (2 * longer)) for side in (height, width))
+
+    def reduced(side: int) -> int:
+        return max(MIN_SIDE, (2 * side * long_side + longer) // (2 * longer))
+
+    return reduced(height), reduced(width)

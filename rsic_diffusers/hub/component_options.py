@@ -38,7 +38,7 @@ def check_dtype(dtype) -> torch.dtype | dict[str, torch.dtype]:
     return _check_dtype(dtype)
 
 
-def dtype_of(dtype, name: str) -> torch.dtype:
+def dtype_of(dtype: torch.dtype | dict[str, torch.dtype], name: str) -> torch.dtype:
     """The type of one component."""
     return dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
 

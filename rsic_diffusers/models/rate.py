@@ -4,15 +4,16 @@ No import here, so that every module may use it.
 """
 
 import math
+from typing import Any
 
 
 LEVELS = 8  # at most so many levels of M; what a codec costs is measured at M = 0, 1/7, ..., 1
 
 # The paper's gates, and its lambda(M) = 0.01 exp(7 M) for a rate in bits per pixel. Here the rate is in bits per
 # latent position, which stands for 64 pixels.
-PAPER_PROFILE = {"gates": (0.0, 0.5, 0.75, 0.875), "rate_lambda": 0.64, "lambda_growth": 7.0}
+PAPER_PROFILE: dict[str, Any] = {"gates": (0.0, 0.5, 0.75, 0.875), "rate_lambda": 0.64, "lambda_growth": 7.0}
 # Gates that open where a scale starts to be worth its bits, so that the rate grows with M without a leap.
-SMOOTH_PROFILE = {"gates": (0.0, 0.0, 0.125, 0.25), "rate_lambda": 0.14, "lambda_growth": 6.0}
+SMOOTH_PROFILE: dict[str, Any] = {"gates": (0.0, 0.0, 0.125, 0.25), "rate_lambda": 0.14, "lambda_growth": 6.0}
 
 
 def rate_weight(weight, rate_lambda: float, lambda_growth: float):

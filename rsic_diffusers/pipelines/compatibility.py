@@ -59,8 +59,8 @@ def latent_variance(vae) -> float | None:
         return None
     from matplotlib.cbook import get_sample_data
 
-    with get_sample_data("grace_hopper.jpg") as file, Image.open(file) as photo:
-        photo = photo.convert("RGB").resize((128, 128), Image.Resampling.BICUBIC, box=(100, 50, 400, 350))
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as opened:
+        photo = opened.convert("RGB").resize((128, 128), Image.Resampling.BICUBIC, box=(100, 50, 400, 350))
     image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, 128, 128)
     latents = encode_image(vae, image.to(vae.device, vae.dtype)).float()
     return float(latents.var(dim=(0, 2, 3)).mean())

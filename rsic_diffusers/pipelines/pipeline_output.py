@@ -110,7 +110,7 @@ class RSICDecoderOutput(BaseOutput):
         if self._are_latents():
             return [file.coded_size for file in self.files]
         if isinstance(self.images, torch.Tensor):
-            return [tuple(self.images.shape[-2:])] * len(self.files)
+            return [(self.images.shape[-2], self.images.shape[-1])] * len(self.files)
         if isinstance(self.images, np.ndarray):
             return [self.images.shape[1:3]] * len(self.files)
         return [image.size[::-1] for image in self.images]

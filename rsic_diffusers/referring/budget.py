@@ -100,6 +100,7 @@ class _Ladder:
     def __call__(self, step: int) -> WeightMap:
         if self.levels == 1:
             return WeightMap(np.full_like(self.base, step), 1)
+        assert self.rises is not None
         raised = np.bincount(self.rises[:step], minlength=self.base.size).reshape(self.base.shape)
         return WeightMap((self.base + raised).astype(np.uint8), self.levels)
 

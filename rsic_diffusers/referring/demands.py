@@ -132,6 +132,7 @@ def make_weight_map(
     values = np.full(grid_size(*coded_size), float(background))
     for demand in demands:
         if demand.phrase is not None:
+            assert locate is not None  # the encoder refuses phrases without a referring model
             heat = resize_array(locate(demand.phrase), coded_size, Image.Resampling.BILINEAR)
             asked = demand.weight * pool_to_grid(heat)
         else:

@@ -78,7 +78,7 @@ def _self_self_attention(attention, hidden_states: torch.Tensor, num_iterations:
         return F.scaled_dot_product_attention(queries, tokens, values, scale=1.0)  # (B, heads, N, head_dim)
 
     values = heads(attention.v_proj)
-    mean = 0
+    mean = torch.zeros_like(values)
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
         tokens = F.normalize(heads(projection), dim=-1)
         for _ in range(num_iterations):

@@ -122,7 +122,7 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
             )
         check_sampler_settings(dict(self.config), num_train_timesteps)
         self.init_noise_sigma = 1.0
-        self.num_inference_steps = None
+        self.num_inference_steps: int | None = None
         self.timesteps = self._ddim.timesteps
         self._step = guided_step
 

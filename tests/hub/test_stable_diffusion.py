@@ -139,13 +139,14 @@ for line in {lines!r}:
 """
 
 
-def readme_lines():
-    """The first column of the table under "Loading" in README.md."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    return re.findall(r"^\| `(.*?)` \|", readme.split("## Loading")[1].split("\n## ")[0], flags=re.MULTILINE)
+def documented_lines():
+    """What the tables of README.md and docs/ say of loading: rows that begin with such a call."""
+    root = Path(__file__).parents[2]
+    text = "".join(path.read_text("utf-8") for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))])
+    return re.findall(r"^\| `(\w+\.from_(?:pretrained|pipe)\(.*?)` \|", text, flags=re.MULTILINE)
 
 
-def test_each_line_of_the_readmes_table_loads(run_python, tmp_path):
+def test_each_documented_way_to_load_loads(run_python, tmp_path):
     components = make_components(stable_diffusion.SMALL)
     base, thin, dreamy = tmp_path / "base", tmp_path / "thin", tmp_path / "dreamy"
     stable_diffusion.save_folder(components, TOKENIZER, base)
@@ -160,7 +161,7 @@ def test_each_line_of_the_readmes_table_loads(run_python, tmp_path):
     repos |= {"org/dreamy-sd15": dreamy, "stable-diffusion-v1-5/stable-diffusion-v1-5": base}
     hub = HubServer(repos)
     environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache")}
-    lines = readme_lines()
+    lines = documented_lines()
     assert len(lines) >= 10
     run_python(TABLE.format(lines=lines), **environment)
     hub.shutdown()
