@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
 from rsic_diffusers.hub import BASE_KEY, load_base
-from rsic_diffusers.pipelines.compatibility import check_stable_diffusion_1
+from rsic_diffusers.pipelines.compatibility import check_stable_diffusion_1, trained_side
 from rsic_diffusers.schedulers.scheduling_guided_self_recurrent_ddim import adopt_noise_schedule
 
 
@@ -95,12 +95,13 @@ def assemble_thin_repo(output: Path, hsvlc_folder: Path, base: str, settings=(),
     with _all_or_nothing(output):
         load_trained_codec(hsvlc_folder).save_pretrained(output / "hsvlc")
         make_scheduler(settings).save_pretrained(output / "scheduler")
+        unet = UNet2DConditionModel.load_config(base, subfolder="unet")
         index = json.loads((HUB_CONFIGS / "rsic-sd15" / "model_index.json").read_text())
         index[BASE_KEY] = str(Path(base).resolve()) if Path(base).is_dir() else base
+        index["default_max_side"] = trained_side(unet)
         (output / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         write_card(output, hsvlc_folder, base, repo_id)
         # Of the decoder's part of the base the configs tell enough, without gigabytes.
-        unet = UNet2DConditionModel.load_config(base, subfolder="unet")
         check_stable_diffusion_1(unet, CLIPTextConfig.from_pretrained(base, subfolder="text_encoder"))
         options = {"variant": variant} if variant else {}
         return RSICEncoderPipeline.from_pretrained(output, **options).hsvlc.fingerprint.hex()

@@ -55,9 +55,9 @@ class EncoderSettings:
             target = getattr(self, name)
             if target is not None and not (isinstance(target, Real) and target > 0):
                 raise ValueError(f"{name} must be a number above 0, got {target!r}.")
-        _check_limit("max_pixels", self.max_pixels, 1)
+        check_limit("max_pixels", self.max_pixels, 1)
         if self.max_side != CHECKPOINT_MAX_SIDE:
-            _check_limit("max_side", self.max_side, SIDE_STEP)
+            check_limit("max_side", self.max_side, SIDE_STEP)
         for name in ("caption_bytes", "refinement_steps"):
             value = getattr(self, name)
             if not (isinstance(value, Integral) and value >= 0):
@@ -69,7 +69,8 @@ class EncoderSettings:
         return self.target_bytes if self.target_bpp is None else self.target_bpp * height * width / 8
 
 
-def _check_limit(name, value, least):
+def check_limit(name: str, value, least: int) -> None:
+    """ValueError unless `value` is None, or a whole number that is not below `least`."""
     if value is not None and not (isinstance(value, Integral) and value >= least):
         raise ValueError(f"{name} must be a whole number from {least} up, or None, got {value!r}.")
 
@@ -145,8 +146,8 @@ def choose_coded_side(height: int, width: int, max_side: int | None) -> int | No
     Raises:
         ValueError: The photo has too many pixels to be coded at its own size.
     """
-    if max_side is not None and max(height, width) > max_side:
-        return min(max_side // SIDE_STEP * SIDE_STEP, MAX_CODED_SIDE)
+    if max_side is not None and max(height, width) > max(max_side, SIDE_STEP):
+        return min(max(max_side // SIDE_STEP, 1) * SIDE_STEP, MAX_CODED_SIDE)
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"The picture is {width} x {height} pixels; at most {MAX_PIXELS} are coded. Give a max_side (768, say) to "

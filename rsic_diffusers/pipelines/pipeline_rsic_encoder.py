@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging, replace_example_docstring
 
-from ..bitstream import DEFAULT_MAX_SIDE, Bitstream
+from ..bitstream import DEFAULT_MAX_SIDE, MIN_SIDE, Bitstream
 from ..description.caption_checks import check_caption, fits_in_file
 from ..description.captioners import Captioner, check_captioner, describe
 from ..hub import FromPretrainedMixin
@@ -31,13 +31,14 @@ from ..referring.demands import (
 from ..referring.heat_maps import PhraseNotFoundError, ReferringModel, heat_map, min_max
 from ..referring.regions import clip_region
 from ..referring.weight_map import DEFAULT_WEIGHT, WeightMap, expand_to_pixels
-from .compatibility import check_latent_space
+from .compatibility import check_latent_space, trained_side
 from .encoder_inputs import (
     CHECKPOINT_MAX_SIDE,
     DEFAULT_BACKGROUND_COLOR,
     DEFAULT_CAPTION_BYTES,
     DEFAULT_CAPTION_CODEC,
     EncoderSettings,
+    check_limit,
     choose_coded_side,
     list_photos,
     list_values,
@@ -102,6 +103,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         self.register_modules(
             vae=vae, hsvlc=hsvlc, tokenizer=tokenizer, referring_model=referring_model, captioner=captioner
         )
+        check_limit("default_max_side", default_max_side, MIN_SIDE)
         self.register_to_config(default_max_side=default_max_side)
         self.image_processor = VaeImageProcessor(do_resize=False)
         if vae.device.type != "cpu":
@@ -426,6 +428,5 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
 
 def _max_side_of(pipeline) -> int | None:
     """The long side of pictures that a pipeline's model was trained for, where its config says so."""
-    stated = pipeline.config.get("default_max_side")
-    sample_size = getattr(getattr(pipeline.components.get("unet"), "config", None), "sample_size", None)
-    return stated or (8 * sample_size if isinstance(sample_size, int) else None)
+    unet = pipeline.components.get("unet")
+    return pipeline.config.get("default_max_side") or (None if unet is None else trained_side(unet.config))
