@@ -161,7 +161,7 @@ def codec_card(hsvlc, base, steps, batch, resolution, latents, provenance) -> st
     config = hsvlc.config
     rows = [
         f"| {k / (LEVELS - 1):.3f} | {bpp:.4f} | {error:.4f} |"
-        for k, (bpp, error) in enumerate(zip(config.level_bpp, config.level_error))
+        for k, (bpp, error) in enumerate(zip(config.level_bpp, config.level_error, strict=True))
     ]
     return MODEL_CARD.format(
         base=base,

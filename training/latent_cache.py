@@ -102,7 +102,8 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0) -> Cac
 
     with torch.no_grad():
         for batch in equal_size_batches(to_encode(), PIXELS_AT_ONCE["cuda" if vae.device.type == "cuda" else "cpu"]):
-            for photo, latents in zip(batch, encode_batch(vae, batch, accelerator.mixed_precision == "bf16")):
+            encoded = encode_batch(vae, batch, bf16=accelerator.mixed_precision == "bf16")
+            for photo, latents in zip(batch, encoded, strict=True):
                 writer.add(photo.key, latents, photo.about)
     writer.flush()
     accelerator.wait_for_everyone()

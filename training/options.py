@@ -52,10 +52,11 @@ def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
     """
     gpu = {**cpu, **(gpu or {})}
 
-    def add(name, type, help=""):
+    def add(option, type, help=""):
+        name = option.removeprefix("--")
         text = f"{cpu[name]}" if cpu[name] == gpu[name] else f"{gpu[name]} with a GPU, {cpu[name]} without"
         default = (gpu if has_gpu() else cpu)[name]
-        parser.add_argument(f"--{name}", type=type, default=default, help=f"{help} Default: {text}.".strip())
+        parser.add_argument(option, type=type, default=default, help=f"{help} Default: {text}.".strip())
 
     parser.add_argument("--output_dir", required=True, help="Checkpoints, logs and the result go here.")
     parser.add_argument(
@@ -64,13 +65,13 @@ def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
         default=DEFAULT_MAX_SIDE,
         help=f"Photos with a longer side are reduced to it, as the encoder does. Default: {DEFAULT_MAX_SIDE}.",
     )
-    add("max_train_steps", int)
-    add("train_batch_size", int, "For each process.")
+    add("--max_train_steps", int)
+    add("--train_batch_size", int, "For each process.")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    add("learning_rate", float)
+    add("--learning_rate", float)
     parser.add_argument("--lr_scheduler", default="cosine", choices=[kind.value for kind in SchedulerType])
     parser.add_argument("--lr_warmup_steps", type=int, default=100)
-    add("ema_decay", float, "Of the averaged weights, which are the result.")
+    add("--ema_decay", float, "Of the averaged weights, which are the result.")
     parser.add_argument(
         "--mixed_precision",
         choices=["no", "fp16", "bf16"],
@@ -78,7 +79,7 @@ def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
         help="Default: what accelerate was told; if nothing, bf16 (or fp16) with a GPU and none without.",
     )
     parser.add_argument("--seed", type=int, default=0)
-    add("checkpointing_steps", int, "A checkpoint, and the result so far, each so many steps.")
+    add("--checkpointing_steps", int, "A checkpoint, and the result so far, each so many steps.")
     parser.add_argument("--checkpoints_total_limit", type=int, help="Keep only the newest so many checkpoints.")
     parser.add_argument(
         "--resume_from_checkpoint", help="A checkpoint folder, or `latest`: goes on where the run was interrupted."

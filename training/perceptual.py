@@ -1,5 +1,7 @@
 """Losses that follow what people see: LPIPS and DISTS with their published weights, and a patch discriminator."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -51,7 +53,7 @@ class PatchDiscriminator(nn.Module):
         widths = (3, channels, 2 * channels, 4 * channels)
         halving = [
             spectral_norm(nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1))
-            for in_channels, out_channels in zip(widths, widths[1:])
+            for in_channels, out_channels in pairwise(widths)
         ]
         last = [spectral_norm(nn.Conv2d(widths[-1], widths[-1], 4, padding=1)), nn.Conv2d(widths[-1], 1, 4, padding=1)]
         self.layers = nn.ModuleList(halving + last)

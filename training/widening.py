@@ -30,7 +30,7 @@ def widen_vae(small, large) -> None:
 def _widen_layer(small, large):
     state = large.state_dict()
     for name, value in small.state_dict().items():
-        if name not in state or any(a > b for a, b in zip(value.shape, state[name].shape)):
+        if name not in state or any(a > b for a, b in zip(value.shape, state[name].shape, strict=True)):
             raise ValueError(f"{name} of {tuple(value.shape)} does not fit into the larger model.")
         copy_into(value, state[name], [range(side) for side in value.shape[:2]])
     large.load_state_dict(state)
@@ -67,7 +67,7 @@ def widen_codec(small, large) -> None:
     if own.keys() != trained.keys():
         raise ValueError("The trained codec has other layers than the new one, so its weights cannot be taken over.")
     for name, value in trained.items():
-        if any(a > b for a, b in zip(value.shape, own[name].shape)):
+        if any(a > b for a, b in zip(value.shape, own[name].shape, strict=True)):
             raise ValueError(
                 f"The trained codec is wider than the new one: {name} has shape {tuple(value.shape)}, "
                 f"here {tuple(own[name].shape)}. Give at least its code_channels, hidden_channels and prior_channels."

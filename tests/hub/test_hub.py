@@ -229,7 +229,7 @@ def test_publish_makes_a_repo_that_loads(base, encoder, tmp_path):
     subprocess.run([*command, "--dry-run"], check=True, cwd=base.parent)
     decoder = RSICDecoderPipeline.from_pretrained(tmp_path / "repo")
     assert decoder.hsvlc.fingerprint == encoder.hsvlc.fingerprint
-    assert decoder.scheduler.config.num_recurrence_steps == 8  # the paper's
+    assert decoder.scheduler.config.num_recurrence_steps == 1
     assert "intended use" in (tmp_path / "repo" / "README.md").read_text().lower()
     inpainting = tmp_path / "inpainting"
     shutil.copytree(base, inpainting)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from hub_server import TOKEN, HubServer
 from PIL import Image
 
 from rsic_diffusers import HSVLC
@@ -119,6 +120,26 @@ def test_accelerate_launches_it_and_old_checkpoints_go(photos, tmp_path, launch_
     launch_script(*codec_arguments(RSIC_TINY, photos, tmp_path, *arguments, steps=3), launcher=ACCELERATE)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
     HSVLC.from_pretrained(tmp_path / "hsvlc").require_tables()
+
+
+LOAD_PUSHED = """
+from PIL import Image
+from rsic_diffusers import RSICDecoderPipeline, RSICEncoderPipeline
+encoder, decoder = (cls.from_pretrained("org/mine") for cls in (RSICEncoderPipeline, RSICDecoderPipeline))
+coded = encoder(Image.new("RGB", (64, 64), "red"), caption="red")
+print(decoder(coded.bitstream, num_inference_steps=1).images[0].size)
+"""
+
+
+def test_what_is_pushed_at_the_end_loads(photos, tmp_path, run_python, launch_script, monkeypatch):
+    server = HubServer({"org/base": RSIC_TINY}, uploads=tmp_path)
+    environment = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "cache")}
+    for name, value in {**environment, "HF_TOKEN": TOKEN}.items():
+        monkeypatch.setenv(name, value)
+    arguments = ("--push_to_hub", "--hub_model_id", "org/mine", "--report_to", "none")
+    launch_script(*codec_arguments("org/base", photos, tmp_path / "run", *arguments, steps=1))
+    assert run_python(LOAD_PUSHED, **environment).endswith("(64, 64)\n")
+    server.shutdown()
 
 
 def test_ablations_train_and_are_measured(photos, photo, tmp_path, run_script):
@@ -231,7 +252,7 @@ def test_random_weight_maps_are_what_users_may_ask_for():
     constant = [len(np.unique(values)) == 1 for values in maps]
     assert all(values.min() >= 0 and values.max() <= 1 for values in maps)
     assert 0.3 < np.mean(constant) < 0.6
-    varied = [values for values, is_constant in zip(maps, constant) if not is_constant]
+    varied = [values for values, is_constant in zip(maps, constant, strict=True) if not is_constant]
     assert all(
         any(np.allclose(values * top, np.round(values * top), atol=1e-5) for top in range(1, 8)) for values in varied
     )
