@@ -222,7 +222,7 @@ class FromPretrainedMixin:
         Args:
             pipeline ([`DiffusionPipeline`]): A `StableDiffusionPipeline`, say.
             hsvlc ([`HSVLC`]): The codec, trained for the pipeline's VAE; not needed if `pipeline` has one.
-            scheduler ([`GuidedSelfRecurrentDDIMScheduler`], *optional*): Of a decoder. Default: the paper's settings
+            scheduler ([`GuidedSelfRecurrentDDIMScheduler`], *optional*): Of a decoder. Default: the class's settings
                 over the noise schedule of the pipeline's scheduler.
             dtype (`torch.dtype`, *optional*): Cast the shared components to it; by default they stay as they are.
             kwargs: Components to take in place of the pipeline's.

@@ -11,7 +11,7 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionM
 from hub_server import HubServer
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
-from rsic_diffusers.evaluation.experiments.random_stable_diffusion import make_components
+from rsic_diffusers.evaluation.experiments.random_stable_diffusion import LEVEL_ERROR, make_components
 from rsic_diffusers.hub import resolve_model
 from rsic_diffusers.pipelines.compatibility import check_stable_diffusion_1, latent_variance
 
@@ -28,7 +28,7 @@ def small(tmp_path_factory):
     stable_diffusion.save_folder(components, TOKENIZER, root / "base")
     stable_diffusion.save_single_file(components, root / "base.safetensors")
     torch.manual_seed(1)
-    hsvlc = HSVLC(scaling_factor=0.18215)
+    hsvlc = HSVLC(scaling_factor=0.18215, level_error=LEVEL_ERROR)
     hsvlc.update()
     hsvlc.save_pretrained(root / "thin" / "hsvlc")
     GuidedSelfRecurrentDDIMScheduler().save_pretrained(root / "thin" / "scheduler")

@@ -160,7 +160,7 @@ def test_from_pipe_shares_components_and_takes_the_noise_schedule(base, swapped,
     pipeline = RSICDecoderPipeline.from_pipe(stock, hsvlc=swapped.hsvlc)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.unet is stock.unet and pipeline.scheduler.config.prediction_type == "v_prediction"
-    assert (pipeline.scheduler.config.num_inference_steps, pipeline.scheduler.config.strength) == (50, None)
+    assert (pipeline.scheduler.config.num_inference_steps, pipeline.scheduler.config.strength) == (50, 1.0)
     data = encoder(small_photo, caption="a woman").bitstream
     settings = {"num_inference_steps": 2, "num_recurrence_steps": 1, "strength": 0.5, "guidance_target": "clean"}
     settings |= {"guidance_strength": 0.0, "guidance_scale": 1.0, "referring_scale": 0.5}

@@ -18,7 +18,7 @@ from hub_server import HubServer
 from safetensors.torch import load_file
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
-from rsic_diffusers.evaluation.experiments.random_stable_diffusion import SD15, make_components
+from rsic_diffusers.evaluation.experiments.random_stable_diffusion import LEVEL_ERROR, SD15, make_components
 from rsic_diffusers.hub import resolve_model
 
 
@@ -29,7 +29,7 @@ STEPS = {"num_inference_steps": 2, "num_recurrence_steps": 1, "strength": 1.0, "
 def save_thin(folder, base):
     """Codec and sampler, and where the rest is."""
     torch.manual_seed(1)
-    hsvlc = HSVLC(scaling_factor=0.18215)
+    hsvlc = HSVLC(scaling_factor=0.18215, level_error=LEVEL_ERROR)
     hsvlc.update()
     hsvlc.save_pretrained(folder / "hsvlc")
     GuidedSelfRecurrentDDIMScheduler().save_pretrained(folder / "scheduler")

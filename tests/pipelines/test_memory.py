@@ -55,13 +55,14 @@ SAVERS = {
 @pytest.mark.parametrize("saver", SAVERS)
 def test_the_picture_is_the_same(fresh, data, expected, saver, monkeypatch):
     SAVERS[saver](fresh)
-    graphs, step = [], fresh.scheduler.step
+    graphs, step = [], type(fresh.scheduler).step
 
-    def watched_step(model_output, *args, **kwargs):
+    def watched_step(scheduler, model_output, *args, **kwargs):
         graphs.append(model_output.requires_grad)
-        return step(model_output, *args, **kwargs)
+        return step(scheduler, model_output, *args, **kwargs)
 
-    monkeypatch.setattr(fresh.scheduler, "step", watched_step)
+    # Of the class, since the decoder samples with a copy of its scheduler.
+    monkeypatch.setattr(type(fresh.scheduler), "step", watched_step)
     images = fresh(data, **STEPS).images
     np.testing.assert_allclose(images, expected, atol=2e-3)
     assert len(graphs) == 4 and not any(graphs)

@@ -24,7 +24,7 @@ from ...bitstream import Bitstream
 from ...pipelines.latents import encode_image
 from ...pipelines.presets import PRESETS
 from .decoding_profile import DecodingProfile, profile_decoding
-from .random_stable_diffusion import make_components
+from .random_stable_diffusion import LEVEL_ERROR, make_components
 
 
 def parse_args(arguments=None):
@@ -59,7 +59,8 @@ def load(args) -> tuple[RSICEncoderPipeline, RSICDecoderPipeline]:
     decoder = RSICDecoderPipeline.from_pretrained(args.model, dtype=dtype)
     if args.random_sd15:
         components = make_components(dtype=dtype)
-        hsvlc = HSVLC(scaling_factor=components["vae"].config.scaling_factor).to(dtype).eval()
+        scaling_factor = components["vae"].config.scaling_factor
+        hsvlc = HSVLC(scaling_factor=scaling_factor, level_error=LEVEL_ERROR).to(dtype).eval()
         hsvlc.update()
         encoder = RSICEncoderPipeline(components["vae"], hsvlc, decoder.tokenizer)
         scheduler = GuidedSelfRecurrentDDIMScheduler()

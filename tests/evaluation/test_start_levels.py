@@ -1,0 +1,78 @@
+"""The experiment on start levels: its figures against NumPy, its old rule, and the command over one photo."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from rsic_diffusers import GuidedSelfRecurrentDDIMScheduler
+from rsic_diffusers.evaluation.experiments import start_levels
+
+
+def test_a_wave_has_its_power_in_the_band_of_its_frequency():
+    """Waves of known frequencies; powers of two latents add up as Parseval's theorem has it."""
+    y, x = np.mgrid[:32, :48]
+    for band, frequency in enumerate((1 / 12, 1 / 6, 3 / 8)):
+        wave = torch.from_numpy(np.cos(2 * np.pi * frequency * x) * np.ones_like(y)).expand(1, 4, 32, 48)
+        powers = start_levels.band_powers(wave)
+        assert powers[band] > 0.95 * powers.sum()
+    noise = torch.randn(1, 4, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    window = np.outer(np.hanning(33)[:-1], np.hanning(49)[:-1])
+    total = np.abs(np.fft.fft2((noise - noise.mean((-2, -1), keepdim=True)).numpy() * window)) ** 2
+    frequency = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(48))
+    expected = total.mean((0, 1))[frequency >= 1 / 16].sum()
+    assert start_levels.band_powers(noise).sum() == pytest.approx(expected, rel=1e-3)
+
+
+def test_variants_are_names_and_settings():
+    name, settings = start_levels.parse_variant("k 4 to 0.5:preset=fast,k0=4,k1=0.5,old=true")
+    assert (name, settings) == ("k 4 to 0.5", {"preset": "fast", "k0": 4, "k1": 0.5, "old": True})
+    base = GuidedSelfRecurrentDDIMScheduler(prediction_type="v_prediction")
+    scheduler = start_levels.scheduler_of(base, settings)
+    assert isinstance(scheduler, start_levels.OldStartRuleScheduler) and settings == {"preset": "fast"}
+    assert tuple(scheduler.config.start_noise_factors) == (4, 0.5)
+    assert scheduler.config.prediction_type == "v_prediction"
+    with pytest.raises(argparse.ArgumentTypeError, match="SETTING=VALUE"):
+        start_levels.parse_variant("fast:preset")
+
+
+def test_the_old_rule_starts_by_m_and_pulls_in_full_at_each_step():
+    old = start_levels.OldStartRuleScheduler()
+    old.set_timesteps(20, start=640.0)
+    assert old.timesteps[:2].tolist() == [951, 901]
+    weight_map = torch.tensor([[[[0.0, 0.5, 1.0]]]])
+    torch.testing.assert_close(old.start_timesteps(None, weight_map, 0.35), 350 * (1 - weight_map))
+    z, reference, eps = torch.randn(3, 1, 4, 8, 8)
+    plain = old.step(eps, 951, z).prev_sample
+    arguments = {"codec": lambda x: x, "guidance_target": "clean", "guidance_strength": 600.0, "num_steps": 20}
+    out = old.step(eps, 951, z, reference, **arguments)
+    pull = 2 * 600 / 16384 * old.alphas_cumprod[901] ** 0.5 * (out.pred_original_sample - reference)
+    torch.testing.assert_close(plain - out.prev_sample, pull, atol=1e-5, rtol=1e-4)
+
+
+def test_the_command_writes_a_row_for_each_mode_weight_and_variant(tmp_path, small_photo, capsys):
+    small_photo.save(tmp_path / "a.png")
+    small_photo.save(tmp_path / "b.png")
+    annotations = [{"file": "b.png"}, {"file": "a.png", "caption": "a woman", "box": [0.2, 0.2, 0.8, 0.9]}]
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
+    command = [str(tmp_path), "--weights", "0.857", "--draws", "1", "--max_side", "128"]
+    command += ["--variant", "codec:strength=0", "--variant", "eight:preset=fast"]
+    start_levels.main([*command, "--output", str(tmp_path / "table.md")])
+    table = (tmp_path / "table.md").read_text()
+    assert table.strip() in capsys.readouterr().out
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    rows = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [(row["mode"], row["variant"]) for row in rows] == [
+        (mode, variant) for mode in ("referring", "global") for variant in ("codec", "eight")
+    ]
+    assert rows[0]["evaluations"] == "0.0" and 0 < float(rows[1]["evaluations"]) <= 8
+    assert all(15 < float(row["f-PSNR"]) < 40 and 0 < float(row["1/16-1/8"]) < 3 for row in rows)
+
+
+@pytest.mark.parametrize("arguments, message", [(["--draws", "0"], "--draws"), (["--max_side", "8"], "--max_side")])
+def test_arguments_that_cannot_be_are_refused(tmp_path, arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        start_levels.main([str(tmp_path), *arguments])
+    assert message in capsys.readouterr().err
