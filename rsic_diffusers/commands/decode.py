@@ -1,6 +1,8 @@
 """`rsic decode`: `.rsic` files to pictures."""
 
+import sys
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from ..bitstream import Bitstream
@@ -119,6 +121,7 @@ def _decode_file(args, settings: dict) -> int:
         check_picture_name(overlay)
     decoder = load_pipeline("RSICDecoderPipeline", args)
     decoder.set_progress_bar_config(disable=False)
+    _say_plan(decoder, data, settings)
     result = decoder(data, generator=make_generator(args.seed), **settings)
     picture = result.images[0]
     save_image(picture, output, None if args.no_metadata else _metadata(data, picture))
@@ -128,6 +131,14 @@ def _decode_file(args, settings: dict) -> int:
         save_image(result.overlay()[0], overlay)
         say(f"{overlay}: what is dimmed and hatched there is imagined", output)
     return 0
+
+
+def _say_plan(decoder, data: bytes, settings: dict, of: str = "") -> None:
+    """Print how many UNet evaluations decoding will take, before minutes go into them."""
+    if not hasattr(decoder, "count_unet_evaluations"):
+        return
+    number = decoder.count_unet_evaluations(data, **settings)
+    print(f"UNet evaluations planned{of}: {number}", file=sys.stderr)
 
 
 def _decode_folder(args, settings: dict) -> int:
@@ -141,6 +152,8 @@ def _decode_folder(args, settings: dict) -> int:
     jobs = plan(Path(args.file), output, [".rsic"], ".png")
     decoder = load_pipeline("RSICDecoderPipeline", args)
     decoder.default_settings(args.preset)  # a wrong name is one error, not one for each file
+
+    _say_plan_of_first(decoder, jobs, settings)
 
     def work(inputs, outputs):
         generators = None if args.seed is None else [make_generator(args.seed) for _ in inputs]
@@ -162,6 +175,12 @@ def _decode_folder(args, settings: dict) -> int:
         jobs, work, output, "Decoding", size, args.batch_size, settings_of, args.overwrite, explain=as_sentence
     )
     return print_summary(counts, output)
+
+
+def _say_plan_of_first(decoder, jobs, settings: dict) -> None:
+    first = min(jobs)
+    with suppress(OSError, ValueError):  # a damaged file; its turn will come
+        _say_plan(decoder, read_file(first), settings, f" for {first.name}, the first of {len(jobs)} files")
 
 
 def _metadata(data: bytes, picture) -> bytes:

@@ -18,14 +18,13 @@ def check_photo_demands(encoder, path: Path, name: str, asked: dict) -> None:
     Raises:
         ValueError: What is wrong, with the photo's name.
     """
-    from ..referring.demands import make_weight_map
+    from ..referring.regions import clip_region
 
     try:
         demands = encoder.check_arguments(**asked)
-        regions = [demand for demand in demands if demand.phrase is None]
         size = _upright_size(path)
-        if regions and size:
-            make_weight_map(*size, regions, asked["background"], asked["levels"])
+        for demand in demands if size else []:
+            clip_region(demand, *size)
     except (ValueError, OSError) as error:
         raise ValueError(f"{name}: {as_sentence(error)}") from None
 

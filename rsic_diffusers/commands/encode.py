@@ -79,6 +79,8 @@ class EncodeCommand(BaseRSICCommand):
         listed = read_demands_of(args.demands) if args.demands else {}
         for note in without_effect(args, asked, listed):
             print(f"rsic encode: {note}", file=sys.stderr)
+        if not refers_to_a_part(asked, listed):
+            asked["background"] = 0.0  # said above; the encoder need not say it for each photo
         if args.photo != STANDARD and Path(args.photo).is_dir():
             return _encode_folder(args, asked, listed)
         return _encode_photo(args, asked, listed)
@@ -139,8 +141,14 @@ def _add_coding_arguments(parser) -> None:
         "--max-side",
         type=int,
         metavar="PIXELS",
-        help="code a larger photo at this size; the decoder enlarges it again (what the model was trained for, or 768; "
-        "0: never)",
+        help="code a larger photo at this size; the decoder enlarges it again (what the model was trained for, or "
+        "768; 0: never)",
+    )
+    parser.add_argument(
+        "--background-color",
+        default="white",
+        metavar="COLOR",
+        help='what shows through transparent pixels: a name or "#rrggbb" (white)',
     )
     parser.add_argument(
         "--refine",
@@ -172,28 +180,26 @@ def asked_for(args) -> dict:
         "max_side": "auto" if args.max_side is None else args.max_side or None,
         "caption_bytes": args.caption_bytes,
         "refinement_steps": args.refine,
-    } | ({} if args.max_pixels is None else {"max_pixels": args.max_pixels})
+        "max_pixels": args.max_pixels,
+        "background_color": args.background_color,
+    }
+
+
+def refers_to_a_part(asked: dict, listed: dict) -> bool:
+    """Whether anything, of any photo, matters more than the rest."""
+    return bool(asked["referring"] or any(entry.get("referring") for entry in listed.values()))
 
 
 def without_effect(args, asked: dict, listed: dict) -> list[str]:
-    """What was typed and changes nothing, or does the opposite of what it seems to ask for; a sentence each."""
+    """What was typed and changes nothing, a sentence each. (Of single demands the encoder says it.)"""
     notes = []
-    has_region = asked["referring"] or any(entry.get("referring") for entry in listed.values())
-    if not has_region:
+    if not refers_to_a_part(asked, listed):
         if args.background:
             notes.append(
                 "--background has no effect without --refer, --box, --point or --mask; --weight is everywhere."
             )
         if args.levels != 8:
             notes.append("--levels has no effect without --refer, --box, --point or --mask.")
-    for demand in asked["referring"] or []:
-        weight = demand.get("weight", args.weight)
-        if weight < args.background:
-            kind = next(iter(demand))
-            notes.append(
-                f"the {kind} has the weight {weight:g}, which is below the background's {args.background:g}, and "
-                "so changes nothing; give it a higher one."
-            )
     uses_phrases = args.refer or any(
         "phrase" in demand for entry in listed.values() for demand in entry.get("referring", [])
     )
@@ -225,7 +231,7 @@ def _encode_photo(args, asked: dict, listed: dict) -> int:
     name = Path(args.photo).name
     if listed and name not in listed:
         raise ValueError(f"{args.demands} does not speak of {name}; it names {', '.join(listed)}.")
-    image = open_photo(args.photo)
+    image = open_photo(args.photo, args)
     encoder = load_pipeline("RSICEncoderPipeline", args)
     encoder.set_progress_bar_config(disable=not (args.refine or args.budget))
     out = encoder(image, **_asked_of(name, asked, listed))
@@ -237,7 +243,7 @@ def _encode_photo(args, asked: dict, listed: dict) -> int:
 
 def _encode_folder(args, asked: dict, listed: dict) -> int:
     from ..folders import plan, run
-    from ..images import open_image, readable_suffixes
+    from ..images import readable_suffixes
 
     folder, output = Path(args.photo), output_folder(args)
     jobs = plan(folder, output, readable_suffixes(), ".rsic")
@@ -254,7 +260,7 @@ def _encode_folder(args, asked: dict, listed: dict) -> int:
     def work(inputs, outputs):
         figures = []
         for path, target in zip(inputs, outputs, strict=True):
-            out = encoder(open_image(path), **_asked_of(names[path], asked, listed))
+            out = encoder(path, **_asked_of(names[path], asked, listed))
             out.save(target)
             figures.append({"bytes": len(out.bitstream), "bpp": round(out.bpp, 5), "breakdown": out.breakdown})
         return figures

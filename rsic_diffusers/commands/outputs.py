@@ -32,11 +32,12 @@ def read_file(name: str) -> bytes:
     return data
 
 
-def open_photo(name: str):
-    """The photo of that name, or on standard input, as a PIL image."""
-    from ..images import open_image
+def open_photo(name: str, args):
+    """The photo of that name, or on standard input, as a PIL image; refused if it has more than `--max-pixels`."""
+    from ..images import MAX_IMAGE_PIXELS, open_image
 
-    return open_image(io.BytesIO(sys.stdin.buffer.read()) if name == STANDARD else name)
+    source = io.BytesIO(sys.stdin.buffer.read()) if name == STANDARD else name
+    return open_image(source, args.background_color, args.max_pixels or MAX_IMAGE_PIXELS)
 
 
 def output_path(name, source, suffix: str, overwrite: bool = False) -> Path | None:

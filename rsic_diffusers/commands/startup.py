@@ -31,8 +31,11 @@ def leave_out_unused_imports() -> None:
         spec = PathFinder.find_spec(COMPILER, torch.__path__)
         if spec is not None:
             sys.modules[COMPILER] = _Compiler(spec)
+    import diffusers
     from diffusers.utils import import_utils
 
+    # The loader would look for the decoder, which the model's index names, and import it (see registration.py).
+    vars(diffusers).pop("__getattr__", None)
     for name in OPTIONAL_PACKAGES:
         if hasattr(import_utils, f"_{name}_available"):
             setattr(import_utils, f"_{name}_available", False)

@@ -8,14 +8,8 @@ from pathlib import Path
 
 import PIL.Image
 import torch
+import transformers  # its classes are imported where they are used: each takes long
 from huggingface_hub import HfApi, try_to_load_from_cache
-from transformers import (
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedModel,
-)
 
 from .shortening import cut_sentences, cut_within_sentence, longest_prefix, sentence_ends, word_ends
 
@@ -83,18 +77,18 @@ class Captioner:
             ValueError: A model of another kind, weights that lack tensors, a package that the model needs.
             OSError: There is no such model, or no way to it.
         """
-        config = AutoConfig.from_pretrained(name, **kwargs)
-        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        config = transformers.AutoConfig.from_pretrained(name, **kwargs)
+        if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
             what = (config.architectures or [config.model_type])[0]
             raise ValueError(f"{name} is a {what}, which writes no captions; give {EXPECTED}.")
         try:
-            processor = AutoProcessor.from_pretrained(name, **kwargs)
+            processor = transformers.AutoProcessor.from_pretrained(name, **kwargs)
         except ImportError as error:  # SmolVLM's asks for num2words
             raise ValueError(f"{name} needs a package that is not installed ({error}).") from None
         size = download_size(name, **{key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs})
         if size:
             print(f"Downloading {name}: {size / 1e9:.1f} GB of weights.", file=sys.stderr)
-        model, report = AutoModelForImageTextToText.from_pretrained(
+        model, report = transformers.AutoModelForImageTextToText.from_pretrained(
             name, dtype=dtype, output_loading_info=True, **kwargs
         )
         if report["missing_keys"]:
@@ -147,7 +141,7 @@ class Captioner:
 
 def check_captioner(captioner) -> None:
     """Raise a `ValueError` for a captioner that cannot be called with an image."""
-    if isinstance(captioner, PreTrainedModel):
+    if isinstance(captioner, transformers.PreTrainedModel):
         raise ValueError(
             f"A {type(captioner).__name__} alone cannot caption; give Captioner(model, processor), or "
             "Captioner.from_pretrained(...)."

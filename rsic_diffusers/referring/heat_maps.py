@@ -7,9 +7,8 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
+import transformers  # its classes are imported where they are used: each takes long
 from diffusers.utils import logging
-from transformers import AutoConfig, AutoTokenizer, CLIPModel, CLIPSegForImageSegmentation, PreTrainedModel
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .gem import PROMPT, gem_scores
 
@@ -62,12 +61,12 @@ def load_referring_model(name, device=None) -> ReferringModel:
     Raises:
         ValueError: The model is of another kind.
     """
-    architecture = (AutoConfig.from_pretrained(name).architectures or ["?"])[0]
-    classes = {"CLIPModel": CLIPModel, "CLIPSegForImageSegmentation": CLIPSegForImageSegmentation}
+    architecture = (transformers.AutoConfig.from_pretrained(name).architectures or ["?"])[0]
+    classes = {name: getattr(transformers, name) for name in ("CLIPModel", "CLIPSegForImageSegmentation")}
     if architecture not in classes:
         raise ValueError(f"{name} is a {architecture}; phrases are found by a {' or a '.join(classes)}.")
     model = classes[architecture].from_pretrained(name, dtype=torch.float32).eval().to(device or "cpu")
-    return ReferringModel(model, AutoTokenizer.from_pretrained(name), follows_pipeline=device is None)
+    return ReferringModel(model, transformers.AutoTokenizer.from_pretrained(name), follows_pipeline=device is None)
 
 
 @torch.no_grad()
@@ -112,11 +111,11 @@ def heat_map(
     image = image.convert("RGB")
     if isinstance(referring_model, ReferringModel):
         return heat_map(referring_model.model, referring_model.tokenizer, image, phrase, must_be_found)
-    if isinstance(referring_model, CLIPModel):
+    if isinstance(referring_model, transformers.CLIPModel):
         scores, min_peak = _gem(referring_model, tokenizer, image, phrase), GEM_MIN_PEAK
-    elif isinstance(referring_model, CLIPSegForImageSegmentation):
+    elif isinstance(referring_model, transformers.CLIPSegForImageSegmentation):
         scores, min_peak = _clipseg(referring_model, tokenizer, image, phrase), CLIPSEG_MIN_PEAK
-    elif callable(referring_model) and not isinstance(referring_model, PreTrainedModel):
+    elif callable(referring_model) and not isinstance(referring_model, transformers.PreTrainedModel):
         scores, min_peak = _as_scores(referring_model(image, phrase)), -np.inf
     else:
         raise ValueError(
@@ -145,6 +144,8 @@ def min_max(scores: np.ndarray) -> np.ndarray:
 
 
 def _gem(clip, tokenizer, image, phrase):
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
     patch = clip.config.vision_config.patch_size
     scale = GEM_SIDE / sqrt(image.width * image.height) / patch
     height, width = (patch * max(1, round(side * scale)) for side in (image.height, image.width))
@@ -157,6 +158,8 @@ def _gem(clip, tokenizer, image, phrase):
 
 
 def _clipseg(clipseg, tokenizer, image, phrase):
+    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
     mean, std, resample = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PIL.Image.Resampling.BILINEAR
     pixel_values = _pixel_values(image, CLIPSEG_SIDE, CLIPSEG_SIDE, mean, std, resample)
     input_ids = _input_ids(clipseg, tokenizer, phrase.strip())

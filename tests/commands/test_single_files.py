@@ -129,7 +129,6 @@ def test_errors_name_options_as_they_are_typed(said, typed):
     [
         (["--background", "0.3"], "--background has no effect"),
         (["--levels", "4"], "--levels has no effect"),
-        (["--box", "0,0,64,64:0.2", "--background", "0.6"], "the box has the weight 0.2"),
         (["--fallback", "global"], "--fallback has no effect"),
         (["--caption-bytes", "30"], "--caption-bytes has no effect"),
         (["--box", "0,0,64,64", "--background", "0.2", "--levels", "4"], None),
@@ -198,7 +197,8 @@ def test_decode_shows_what_is_imagined(file, tmp_path, rsic):
     decoded, shown = np.asarray(Image.open(picture), float), np.asarray(Image.open(overlay), float)
     assert decoded.shape == shown.shape
     changes = np.abs(decoded - shown).mean(axis=2)
-    assert changes[70:120, 70:120].mean() < changes[:, :60].mean() / 4  # inside the box, and left of all its cells
+    inside, outside = changes[70:120, 70:120], changes[:, :60]  # of the cells that the box covers
+    assert np.median(inside) <= 1 and np.median(outside) > 5
     assert b"compositeWithTrainedAlgorithmicMedia" in picture.read_bytes()
     assert b"xmp" not in bare.read_bytes().lower()
     np.testing.assert_array_equal(np.asarray(Image.open(bare)), decoded)
