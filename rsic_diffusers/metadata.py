@@ -173,7 +173,7 @@ def _rectangles(cells: np.ndarray):
     open_runs = {}  # (left, right) of a run of cells: the row it began in
     for row in range(len(cells) + 1):
         edges = np.flatnonzero(np.diff(np.pad(cells[row], 1).astype(int))) if row < len(cells) else []
-        runs = {(int(left), int(right)) for left, right in zip(edges[::2], edges[1::2])}
+        runs = {(int(left), int(right)) for left, right in zip(edges[::2], edges[1::2], strict=True)}
         for run in sorted(set(open_runs) - runs):
             yield open_runs.pop(run), row, *run
         for run in sorted(runs):

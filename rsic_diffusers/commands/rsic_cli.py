@@ -5,6 +5,7 @@ import os
 import sys
 
 from .. import __version__
+from .app import AppCommand
 from .arguments import join_negative_numbers
 from .decode import DecodeCommand
 from .demo import DemoCommand
@@ -14,7 +15,7 @@ from .evaluate import EvaluateCommand
 from .inspect import InspectCommand
 
 
-COMMANDS = (EncodeCommand, DecodeCommand, InspectCommand, EvaluateCommand, DemoCommand)
+COMMANDS = (EncodeCommand, DecodeCommand, InspectCommand, EvaluateCommand, DemoCommand, AppCommand)
 
 
 def program() -> int:

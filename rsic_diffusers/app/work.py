@@ -1,0 +1,232 @@
+"""What the page does with a photo or a file: results as files and texts. Nothing here knows gradio."""
+
+import html
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+
+import numpy as np
+from PIL import Image
+
+from ..bitstream import Bitstream
+from ..evaluation.equal_size import encode_at_size
+from ..evaluation.metrics.pixel_metrics import f_psnr, psnr
+from ..evaluation.peers import PeerUnavailable
+from ..evaluation.peers.standard import AVIF, JPEG, WebP
+from ..files import write_file
+from ..metadata import picture_metadata, save_picture
+from ..referring.demands import Demand
+from ..referring.weight_map import is_faithful
+from .limits import KEEP_SECONDS, MAX_RETURNED_PIXELS, REFINEMENT_STEPS
+
+
+GLOBAL_MODE = "RSIC, global mode"
+STANDARD_CODECS = {"JPEG": JPEG, "WebP": WebP, "AVIF": AVIF}
+COMPARISONS = (GLOBAL_MODE, *STANDARD_CODECS)
+PART_NAMES = {
+    "header": "header and checksum",
+    "caption": "caption",
+    "map": "map M",
+    "f0": "f0, coarsest",
+    "f1": "f1",
+    "f2": "f2",
+    "f3": "f3, finest",
+}
+PART_COLOURS = (
+    "#475569",
+    "#0369a1",
+    "#7e22ce",
+    "#b45309",
+    "#c2410c",
+    "#be123c",
+    "#831843",
+)  # white text reads on them
+
+Report = Callable[[float, str], None]  # told how much of the work is done, in [0, 1], and what is next
+
+
+@dataclass
+class Result:
+    """
+    Args:
+        decoded, overlay (`Path`): The picture (PNG, with metadata), and the same with M shown.
+        summary (`str`): Markdown: sizes, quality and times.
+        caption (`str`): The file's.
+        original (`Path`, *optional*): The photo that was encoded.
+        file (`Path`, *optional*): The `.rsic` file that was made.
+        bar (`str`): HTML: bytes by part.
+        comparisons (`list[tuple[str, str]]`): Other pictures of as many bytes: path and label.
+    """
+
+    decoded: Path
+    overlay: Path
+    summary: str
+    caption: str = ""
+    original: Path | None = None
+    file: Path | None = None
+    bar: str = ""
+    comparisons: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Settings:
+    """How a visitor wants a photo encoded; see `RSICEncoderPipeline.__call__`.
+
+    Args:
+        caption (`str`, *optional*): None asks the captioner.
+        weight (`float`): M everywhere, if nothing is marked.
+        background (`float`): M outside of what is marked.
+        target_bytes (`float`, *optional*): Budget.
+        refines (`bool`): Whether to refine the latents.
+        comparisons (`list[str]`): Of `COMPARISONS`.
+    """
+
+    caption: str | None
+    weight: float
+    background: float = 0.0
+    target_bytes: float | None = None
+    refines: bool = False
+    comparisons: list[str] = field(default_factory=list)
+
+
+def encode(encoder, decoder, photo: Image.Image, demands: list[Demand], settings: Settings, folder, report: Report):
+    """Encode a photo, decode it again, and compare.
+
+    Args:
+        encoder, decoder: The pipelines.
+        photo (`PIL.Image.Image`): Upright RGB.
+        demands (`list[Demand]`): What must stay faithful, in pixels of the photo; none for global mode.
+        settings (`Settings`)
+        folder (`Path`): Where results go, in a new folder of their own.
+        report (`Callable`): Progress.
+
+    Returns:
+        `Result`
+
+    Raises:
+        ValueError: What is wrong with the inputs, in one sentence.
+    """
+    report(0, "Encoding the photo")
+    start = time.perf_counter()
+    encoded = encoder(
+        photo,
+        caption=settings.caption,
+        referring=demands or None,
+        weight=settings.weight,
+        background=settings.background if demands else 0.0,
+        target_bytes=settings.target_bytes,
+        refinement_steps=REFINEMENT_STEPS if settings.refines else 0,
+    )
+    seconds = time.perf_counter() - start
+    result, picture, region = _decode(decoder, encoded.bitstream, new_folder(folder), report)
+    result.original = result.decoded.with_name("original.webp")
+    save_picture(photo, result.original)
+    result.file = result.decoded.with_name("photo.rsic")
+    write_file(result.file, encoded.bitstream)
+    result.bar = bytes_bar(encoded.breakdown)
+    result.summary = "\n\n".join(
+        [
+            f"**{len(encoded.bitstream)} bytes**, {encoded.bpp:.4f} bits per pixel ({photo.width} x {photo.height}).",
+            _quality(picture, photo, region) + ".",
+            f"Encoded in {seconds:.1f} s. {result.summary}",
+        ]
+    )
+    for i, name in enumerate(settings.comparisons):
+        report(0.8 + 0.2 * i / len(settings.comparisons), f"Comparing with {name}")
+        result.comparisons.append(_compare(name, encoder, decoder, photo, encoded, region, result.decoded.parent))
+    return result
+
+
+def decode(decoder, data: bytes, folder, report: Report) -> Result:
+    """Decode the bytes of a file whose size was checked; see `encode`."""
+    result, picture, _ = _decode(decoder, data, new_folder(folder), report)
+    bpp = 8 * len(data) / (picture.width * picture.height)
+    result.summary = (
+        f"**{len(data)} bytes**, {bpp:.4f} bits per pixel ({picture.width} x {picture.height}).\n\n{result.summary}"
+    )
+    return result
+
+
+def _decode(decoder, data: bytes, folder: Path, report: Report) -> tuple[Result, Image.Image, np.ndarray]:
+    """The result, its picture, and the boolean (H, W) region of it that counts as faithful."""
+    report(0.2, "Decoding the file")
+    first = None
+
+    def on_step(pipeline, step, timestep, tensors):
+        nonlocal first
+        first = first or max(timestep, 1)
+        report(0.2 + 0.6 * (1 - timestep / first), "Imagining the rest")
+        return tensors
+
+    start = time.perf_counter()
+    file = Bitstream.from_bytes(data)
+    upscale = file.width * file.height <= MAX_RETURNED_PIXELS
+    output = decoder(data, upscale=upscale, callback_on_step_end=on_step)
+    seconds = time.perf_counter() - start
+    picture, weights, caption = output.images[0], output.weight_maps[0], output.captions[0]
+    result = Result(folder / "decoded.png", folder / "overlay.webp", "", caption)
+    save_picture(picture, result.decoded, picture_metadata(file, data, picture.size))
+    save_picture(output.overlay()[0], result.overlay)
+    region = is_faithful(weights)
+    result.summary = (
+        f"Decoded in {seconds:.1f} s with {output.num_unet_evaluations} evaluations of the diffusion model. "
+    )
+    result.summary += f"Faithful: {100 * region.mean():.0f} % of the picture; the rest is imagined."
+    if not upscale:
+        result.summary += f" The photo had {file.width} x {file.height} pixels; shown is the size that was coded."
+    return result, picture, region
+
+
+def _compare(name, encoder, decoder, photo, encoded, region, folder) -> tuple[str, str]:
+    """Path and label of what another codec makes of as many bytes."""
+    size = len(encoded.bitstream)
+    path = folder / f"{len(list(folder.iterdir()))}.webp"
+    if name == GLOBAL_MODE:
+        other = encode_at_size(encoder, photo, size, caption=encoded.caption)
+        picture, label = decoder(other.bitstream).images[0], f"{name}: {len(other.bitstream)} bytes"
+    else:
+        try:
+            peer = STANDARD_CODECS[name]()(photo, size)
+        except PeerUnavailable as error:
+            raise ValueError(str(error)) from None
+        picture, label = peer.image, f"{name}{'' if peer.fits else ', its smallest file'}: {peer.num_bytes} bytes"
+    save_picture(picture, path)
+    return str(path), f"{label}. {_quality(picture, photo, region)}"
+
+
+def _quality(picture: Image.Image, photo: Image.Image, region: np.ndarray) -> str:
+    if picture.size != photo.size:
+        photo = photo.resize(picture.size, Image.Resampling.LANCZOS)
+    if region.all() or not region.any():
+        return f"PSNR {psnr(picture, photo):.1f} dB"
+    picture, photo = np.asarray(picture, float), np.asarray(photo, float)
+    inside, outside = (f_psnr(picture, photo, one) for one in (region, ~region))
+    return f"PSNR {inside:.1f} dB where faithful, {outside:.1f} dB where imagined"
+
+
+def bytes_bar(breakdown: dict[str, int]) -> str:
+    """Bytes by part as a bar in HTML, with the numbers as a list below it."""
+    total = sum(breakdown.values())
+    bar, legend = [], []
+    for (part, size), colour in zip(breakdown.items(), PART_COLOURS, strict=True):
+        name = html.escape(PART_NAMES.get(part, part))
+        if size:
+            bar.append(f'<span style="flex:{size};background:{colour}" title="{name}: {size} bytes"></span>')
+        legend.append(f'<li><span style="background:{colour}"></span>{name}: {size}</li>')
+    return (
+        f'<div class="rsic-bytes"><p>Bytes by part, {total} in all</p>'
+        f'<div class="rsic-bar" aria-hidden="true">{"".join(bar)}</div><ul>{"".join(legend)}</ul></div>'
+    )
+
+
+def new_folder(folder: Path) -> Path:
+    """A new folder for one result; those that have lain long enough are removed."""
+    for old in folder.iterdir():
+        if time.time() - old.stat().st_mtime > KEEP_SECONDS:
+            rmtree(old, ignore_errors=True)
+    new = folder / uuid.uuid4().hex
+    new.mkdir()
+    return new

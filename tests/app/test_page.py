@@ -1,0 +1,138 @@
+"""The page through gradio's own client: results, two visitors, and what must end in a sentence."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsic_diffusers.app.limits import MAX_BOXES
+
+
+CAPTION = "a woman in a navy cap"
+
+
+@pytest.fixture
+def visit(page_address):
+    from gradio_client import Client
+
+    return lambda: Client(page_address, verbose=False, analytics_enabled=False)
+
+
+@pytest.fixture
+def call(visit):
+    """Use a part of the page as a new visitor; what is not given is as the page has it."""
+    from gradio_client import handle_file
+
+    def encode(photo, typed="", caption=CAPTION, budget=None, comparisons=(), weight=0.86):
+        values = [photo and handle_file(photo), None, typed, None, 0.86, "", caption, weight, 0]
+        values += [budget is not None, budget or 600, False, list(comparisons), *[0.86] * MAX_BOXES]
+        return visit().predict(*values, api_name="/encode")
+
+    def decode(file):
+        return visit().predict(file and handle_file(file), api_name="/decode")
+
+    return {
+        "encode": encode,
+        "decode": decode,
+        "show": lambda path: visit().predict(handle_file(path), api_name="/show_photo"),
+    }
+
+
+@pytest.fixture
+def photo_path(small_photo, tmp_path):
+    path = tmp_path / "photo.png"
+    small_photo.save(path)
+    return path
+
+
+def path_of(value):
+    """Of a file that an output holds; updates of components come as dictionaries."""
+    value = value["value"] if isinstance(value, dict) and "value" in value else value
+    return Path(value if isinstance(value, (str, Path)) else value["path"])
+
+
+def test_encode_and_decode(call, encoder, quick_decoder, small_photo, photo_path, elsewhere):
+    """The page's file is the pipeline's, and another visitor gets the pipeline's picture of it."""
+    pictures, _, summary, bar, file, picture, others = call["encode"](
+        photo_path, typed="20,30,120,150:0.7", comparisons=["JPEG", "RSIC, global mode"]
+    )
+    box = {"box": (20, 30, 120, 150), "weight": 0.7}
+    expected = encoder(small_photo, caption=CAPTION, referring=box)
+    data = path_of(file).read_bytes()
+    assert data == expected.bitstream
+    assert f"**{len(data)} bytes**" in summary and "dB where faithful" in summary
+    assert f"{len(data)} in all" in bar
+    labels = [other["caption"] for other in others["value"]]
+    assert labels[0].startswith("JPEG, its smallest file") and labels[1].startswith("RSIC, global mode")
+
+    reference = np.asarray(quick_decoder(data).images[0])
+    assert (np.asarray(Image.open(path_of(picture))) == reference).all()
+    decoded, _, summary, caption, download = call["decode"](path_of(file))
+    assert caption == CAPTION and "imagined" in summary
+    assert (np.asarray(Image.open(path_of(download))) == reference).all()
+    assert b"compositeWithTrainedAlgorithmicMedia" in path_of(download).read_bytes()
+    assert elsewhere == []  # no telemetry, no look for a newer version
+
+
+def test_two_visitors_at_once(call, photo_path, tmp_path):
+    """Each gets the result of the own photo."""
+    other = tmp_path / "other.png"
+    Image.open(photo_path).crop((0, 0, 100, 90)).save(other)
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda path: call["encode"](path, weight=0.3), [photo_path, other]))
+    assert [Image.open(path_of(result[5])).size for result in results] == [(203, 165), (100, 90)]
+
+
+def test_everything_that_goes_wrong_is_a_sentence(call, photo_path, tmp_path):
+    from gradio_client.exceptions import AppError
+
+    text, damaged = tmp_path / "text.jpg", tmp_path / "damaged.rsic"
+    text.write_text("no photo <b>at all</b>")
+    damaged.write_bytes(b"RS\x17" + bytes(range(40)))
+    cases = [
+        (lambda: call["show"](text), "text.jpg is not an image"),
+        (lambda: call["encode"](text), "text.jpg is not an image"),
+        (lambda: call["encode"](None), "There is no photo yet"),
+        (lambda: call["encode"](photo_path, typed="50,50,50,90"), "is empty or inverted"),
+        (lambda: call["encode"](photo_path, typed="50,50,900,90"), "reaches outside the picture"),
+        (lambda: call["encode"](photo_path, typed="all of it"), "is no box"),
+        (lambda: call["encode"](photo_path, budget=20), "20 bytes"),
+        (lambda: call["decode"](damaged), "checksum"),
+        (lambda: call["decode"](text), "not an .rsic file"),
+        (lambda: call["decode"](None), "There is no file yet"),
+    ]
+    for action, sentence in cases:
+        with pytest.raises(AppError) as caught:
+            action()
+        message = str(caught.value)
+        assert sentence in message and "Traceback" not in message and "/tmp" not in message, message
+    shown, _, _ = call["show"](photo_path)  # the server lives
+    assert Image.open(path_of(shown["image"])).size == (203, 165)
+
+
+def test_a_visitor_who_leaves(visit, call, photo_path):
+    """Work that nobody waits for any more keeps no other visitor out."""
+    from gradio_client import handle_file
+
+    client = visit()
+    values = [
+        handle_file(photo_path),
+        None,
+        "",
+        None,
+        0.86,
+        "",
+        "",
+        0.3,
+        0,
+        False,
+        600,
+        False,
+        [],
+        *[0.86] * MAX_BOXES,
+    ]
+    client.submit(*values, api_name="/encode")
+    client.close()
+    assert path_of(call["encode"](photo_path, weight=0.3)[4]).stat().st_size > 0
