@@ -15,6 +15,7 @@ from ..schedulers.scheduling_guided_self_recurrent_ddim import (
     GuidedSelfRecurrentDDIMScheduler,
     adopt_noise_schedule,
 )
+from ..torch_state import own_torch_state
 from .base_model import load_base
 from .component_options import check_device_map, check_dtype, place_components, quantization_by_component
 from .repos import (
@@ -56,6 +57,7 @@ class FromPretrainedMixin:
         return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
 
     @classmethod
+    @own_torch_state()
     def from_pretrained(
         cls,
         pretrained_model_name_or_path=DEFAULT_MODEL,
@@ -282,6 +284,17 @@ class _RepoContents(DiffusionPipeline):
     """All that a repo may hold, for both pipelines. Only its signature is used."""
 
     def __init__(
-        self, vae, hsvlc, unet, text_encoder, tokenizer, scheduler, referring_model, captioner, default_max_side=None
+        self,
+        vae,
+        hsvlc,
+        unet,
+        text_encoder,
+        tokenizer,
+        scheduler,
+        referring_model,
+        captioner,
+        image_encoder,
+        feature_extractor,
+        default_max_side=None,
     ):
         super().__init__()

@@ -1,7 +1,14 @@
 """Between pictures and Stable Diffusion latents, for every VAE that diffusers has for them; and between sizes."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
+from accelerate.hooks import remove_hook_from_module
+from diffusers.utils import logging
+
+
+logger = logging.get_logger(__name__)
 
 
 def encode_image(vae, image: torch.Tensor) -> torch.Tensor:
@@ -25,6 +32,33 @@ def decode_latents(vae, latents: torch.Tensor, size: tuple[int, int]) -> torch.T
     """The picture of z0, values in about [-1, 1], cropped to `size` (height, width)."""
     image = vae.decode(latents / vae.config.scaling_factor).sample
     return image[..., : size[0], : size[1]]
+
+
+def decode_to_finite(vae, latents: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`decode_latents` in the VAE's dtype, and once more in float32 if that gives NaN or infinite values.
+
+    Args:
+        latents (`torch.Tensor` of shape (B, 4, h, w)): z0, finite, of any dtype.
+
+    Raises:
+        ValueError: The picture is not finite in float32 either.
+    """
+    image = decode_latents(vae, latents.to(vae.dtype), size)
+    if bool(torch.isfinite(image).all()):
+        return image
+    if image.dtype != torch.float32:
+        dtype = str(image.dtype).removeprefix("torch.")
+        logger.warning(f"The VAE gave NaN or infinite values in {dtype}; the picture is decoded again in float32.")
+        # A copy, since another thread may be using the VAE.
+        wide = remove_hook_from_module(copy.deepcopy(vae), recurse=True).to(latents.device, torch.float32)
+        with torch.autocast(latents.device.type, enabled=False):
+            image = decode_latents(wide, latents.float(), size)
+        if bool(torch.isfinite(image).all()):
+            return image
+    raise ValueError(
+        "The VAE gave NaN or infinite values in float32; its weights are damaged, or it is not the VAE that the codec "
+        "was trained for."
+    )
 
 
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

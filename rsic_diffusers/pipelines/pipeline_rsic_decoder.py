@@ -1,33 +1,42 @@
 """Bytes in, picture out: GGD, guided generative decoding (paper, section II-C, Algorithm 1)."""
 
 import copy
-from typing import Callable
+from numbers import Integral
+from typing import Any, Callable
 
 import numpy as np
+import PIL.Image
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
-from diffusers.utils import logging
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
+from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.utils import logging, replace_example_docstring
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..bitstream import Bitstream, BitstreamError
+from ..bitstream.sizes import MAX_PIXELS, MAX_RETURNED_PIXELS
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC, expand_to_latents
-from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler, draw_noise
+from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from ..schedulers.settings import check_sampler_settings
+from ..torch_state import own_torch_state
 from .compatibility import check_latent_space, check_scheduler, check_stable_diffusion_1
-from .latents import decode_latents, resize
+from .latents import decode_to_finite, resize
 from .pipeline_output import RSICDecoderOutput
 from .presets import PAPER, PRESETS
+from .sampling import Codec, CodedLatents, SamplingPlan, plan_sampling
+from .text_conditions import NoisePredictor, TextConditions, check_text_inputs
 
 
 logger = logging.get_logger(__name__)
 
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
 EXAMPLE_DOC_STRING = """
         Examples:
         ```py
-        >>> import torch
         >>> from rsic_diffusers import RSICDecoderPipeline
 
         >>> dec = RSICDecoderPipeline.from_pretrained("rsic-tiny")
@@ -37,21 +46,40 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusionLoraLoaderMixin):
+class RSICDecoderPipeline(
+    FromPretrainedMixin,
+    DiffusionPipeline,
+    StableDiffusionMixin,
+    TextualInversionLoaderMixin,
+    StableDiffusionLoraLoaderMixin,
+    IPAdapterMixin,
+):
     """Turns `.rsic` files back into pictures with a Stable Diffusion 1.x model that was never trained for it.
+
+    The pipeline also has diffusers' `load_textual_inversion`, `load_lora_weights`, `load_ip_adapter` and
+    `enable_freeu`. Several threads may decode at once, each with its own settings.
 
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Latents to pictures.
         text_encoder ([`CLIPTextModel`]), tokenizer ([`CLIPTokenizer`]): For the caption.
         unet ([`UNet2DConditionModel`]): The diffusion model, epsilon or v-prediction.
         hsvlc ([`HSVLC`]): Bytes to latents, and C in the guidance.
-        scheduler ([`GuidedSelfRecurrentDDIMScheduler`]): The sampler, with the defaults of `__call__`.
+        scheduler ([`GuidedSelfRecurrentDDIMScheduler`]): The sampler. Its config holds the checkpoint's own preset:
+            what `__call__` takes for the sampler's arguments that are not given.
+        image_encoder ([`CLIPVisionModelWithProjection`], *optional*), feature_extractor ([`CLIPImageProcessor`],
+            *optional*): For the image prompt of an IP-Adapter; `load_ip_adapter` sets them.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
     # In the sampling loop UNet and HSVLC take turns; HSVLC is small and stays.
     _exclude_from_cpu_offload = ["hsvlc"]
-    _callback_tensor_inputs = ["latents"]
+    _optional_components = ["image_encoder", "feature_extractor"]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds", "coded_latents"]
+
+    # Stable Diffusion's own methods, which need no more than the components that this pipeline has too.
+    encode_prompt = StableDiffusionPipeline.encode_prompt
+    encode_image = StableDiffusionPipeline.encode_image
+    prepare_ip_adapter_image_embeds = StableDiffusionPipeline.prepare_ip_adapter_image_embeds
 
     def __init__(
         self,
@@ -61,38 +89,109 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         unet: UNet2DConditionModel,
         hsvlc: HSVLC,
         scheduler: GuidedSelfRecurrentDDIMScheduler,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
+        feature_extractor: CLIPImageProcessor | None = None,
     ):
         super().__init__()
         check_latent_space(vae, hsvlc)
         check_stable_diffusion_1(unet.config, text_encoder.config)
         check_scheduler(scheduler)
         self.register_modules(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, hsvlc=hsvlc, scheduler=scheduler
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            hsvlc=hsvlc,
+            scheduler=scheduler,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
         )
         self.image_processor = VaeImageProcessor()
+        self._interrupt = False
 
-    def check_inputs(self, files, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale):
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}.')
+    @property
+    def interrupt(self) -> bool:
+        """Set `pipeline._interrupt = True`, in a callback say, to leave out the steps that are still to come."""
+        return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Denoising steps of the last call, which diffusers' `PipelineCallback`s read."""
+        return self._num_timesteps
+
+    def enable_vae_tiling(self) -> None:
+        """Decode latents in tiles, so that large pictures take less memory."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Decode latents whole, as by default."""
+        self.vae.disable_tiling()
+
+    # ------------------------------------------------------------------------------------------- files and settings
+
+    def default_settings(self, preset: str | None = None) -> dict:
+        """The sampler's settings by name: those of the preset, and for what it leaves open the scheduler config's."""
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
+        return {name: self.scheduler.config[name] for name in PAPER} | (PRESETS[preset] if preset else {})
+
+    def count_unet_evaluations(self, bitstream, preset: str | None = None, **settings) -> int:
+        """How often `__call__` would call the UNet for the same arguments. Reads the file, and runs no network.
+
+        Args:
+            bitstream (`bytes`, path, or a list of them), preset (`str`, *optional*), settings: As for `__call__`, of
+                which the sampler's settings count and no others.
+        """
+        files = _read_files(bitstream)
+        settings = self._resolve_settings(preset, settings)
+        check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
+        self.check_files(files)
+        _, level_map = _weight_maps(files)
+        return plan_sampling(copy.deepcopy(self.scheduler), self.hsvlc, settings, level_map).num_unet_evaluations
+
+    def _resolve_settings(self, preset: str | None, given: dict) -> dict:
+        """The sampler's settings by name, `given` (where not None) before those of `default_settings`."""
+        defaults = self.default_settings(preset)
+        return defaults | {name: given[name] for name in defaults if given.get(name) is not None}
+
+    def check_inputs(self, settings, output_type, generator, callback_on_step_end_tensor_inputs, batch_size):
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         check_scheduler(self.scheduler)
         check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
         generators = generator if isinstance(generator, list) else [generator]
-        if generator is not None and not all(isinstance(made, torch.Generator) for made in generators):
+        if generator is not None and not all(isinstance(item, torch.Generator) for item in generators):
             raise ValueError(
                 f"generator must be a torch.Generator, a list of them, or None, got {generator!r}; for a seed, write "
                 "torch.Generator().manual_seed(seed)."
             )
-        if isinstance(generator, list) and len(generator) != len(files):
-            raise ValueError(f"{len(files)} files need as many generators, got {len(generator)}.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{batch_size} files need as many generators, got {len(generator)}.")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs may hold {self._callback_tensor_inputs}, not {sorted(unknown)}."
             )
+
+    def check_files(self, files: list[Bitstream], upscale: bool = True, max_pixels: int | None = None) -> None:
+        """Refuse, before any network runs, files that this pipeline cannot or may not decode together."""
+        if max_pixels is not None and not (isinstance(max_pixels, Integral) and max_pixels > 0):
+            raise ValueError(f"max_pixels must be a whole number above 0, or None, got {max_pixels!r}.")
         if not files:
             raise ValueError("There is nothing to decode: the list is empty.")
-        if len({file.coded_size if not upscale else (file.coded_size, file.width, file.height) for file in files}) > 1:
+        if len({(file.coded_size, _returned_size(file, upscale)) for file in files}) > 1:
             raise ValueError("Files decoded together must hold pictures of one size; decode these one after another.")
+        (coded_height, coded_width), (height, width) = files[0].coded_size, _returned_size(files[0], upscale)
+        if coded_height * coded_width > (max_pixels or MAX_PIXELS):
+            raise ValueError(
+                f"The picture is coded at {coded_width} x {coded_height} pixels, more than max_pixels = "
+                f"{max_pixels or MAX_PIXELS}; raise max_pixels if the file is to be trusted."
+            )
+        if height * width > (max_pixels or MAX_RETURNED_PIXELS):
+            raise ValueError(
+                f"The picture has {width} x {height} pixels, more than max_pixels = {max_pixels}; raise max_pixels, "
+                "or take the picture as coded with upscale=False."
+            )
         for file in files:
             if file.fingerprint != self.hsvlc.fingerprint:
                 raise BitstreamError(
@@ -100,26 +199,105 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
                     f"{self.hsvlc.fingerprint.hex()}; load the model that encoded it."
                 )
 
-    def default_settings(self, preset: str | None = None) -> dict:
-        """What `__call__` takes for the sampler's arguments that are not given."""
-        if preset is not None and preset not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
-        return {name: self.scheduler.config[name] for name in PAPER} | (PRESETS[preset] if preset else {})
+    # --------------------------------------------------------------------------------------------------- preparation
 
-    def encode_prompt(self, captions: list[str]) -> torch.Tensor:
-        """Text embeddings of shape (B, 77, D). What the text encoder cannot read is cut, with a warning."""
-        limit = self.tokenizer.model_max_length
-        tokens = self.tokenizer(captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
-        for caption in captions:
-            whole = self.tokenizer(caption, truncation=False).input_ids
-            if len(whole) > limit:
-                cut = self.tokenizer.decode(whole[limit - 1 :], skip_special_tokens=True)
-                logger.warning(f"The caption is longer than the text encoder's {limit} tokens; not read: {cut!r}")
-        embeddings = self.text_encoder(tokens.input_ids.to(self._execution_device)).last_hidden_state
-        # Loaded without a dtype, transformers' models keep that of their file and diffusers' do not.
-        return embeddings.to(self.unet.dtype)
+    def decode_codes(self, files: list[Bitstream], device: torch.device) -> CodedLatents:
+        """The latents that the files hold, z_hat_0, and their M."""
+        weight_map, level_map = _weight_maps(files)
+        shape = tuple(level_map.shape[-2:])
+        self.hsvlc.require_tables()
+        try:
+            with torch.autocast(device.type, enabled=False):
+                latents = [self.hsvlc.decompress(file.codes, m[None], shape) for file, m in zip(files, weight_map)]
+        except ValueError as error:
+            raise BitstreamError(str(error)) from None
+        latents = torch.cat(latents).to(device, torch.float32)
+        return CodedLatents(latents, weight_map.to(device), level_map.to(device))
 
+    def prepare_codec(self, coded: CodedLatents) -> Codec:
+        """C for the guidance."""
+        hsvlc = self.hsvlc
+        if any(parameter.is_inference() for parameter in hsvlc.parameters()):
+            # Loaded under torch.inference_mode(): no gradient goes through such parameters, but through a copy's.
+            hsvlc = copy.deepcopy(hsvlc)
+        with torch.autocast(coded.latents.device.type, enabled=False):
+            return Codec(hsvlc, hsvlc.condition(coded.weight_map, *coded.latents.shape[-2:]))
+
+    def encode_texts(
+        self, texts: list[str], device: torch.device, clip_skip: int | None = None, lora_scale: float | None = None
+    ) -> torch.Tensor:
+        """Text embeddings of shape (B, 77, D), each distinct text embedded once. Long texts are cut with a warning."""
+        distinct = list(dict.fromkeys(texts))
+        embeddings = None
+        if clip_skip:
+            # As `encode_prompt` does; there it needs an attribute that the text encoders of transformers 5 lack.
+            tokens = self.tokenizer(
+                self.maybe_convert_prompt(distinct, self.tokenizer),
+                padding="max_length",
+                max_length=self.tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            hidden_states = self.text_encoder(tokens.to(device), output_hidden_states=True).hidden_states
+            inner = getattr(self.text_encoder, "text_model", self.text_encoder)
+            embeddings = inner.final_layer_norm(hidden_states[-(clip_skip + 1)])
+        embeddings, _ = self.encode_prompt(distinct, device, 1, False, prompt_embeds=embeddings, lora_scale=lora_scale)
+        return embeddings[[distinct.index(text) for text in texts]]
+
+    def prepare_text(
+        self,
+        captions: list[str],
+        device: torch.device,
+        negative_prompt: str | list[str] | None,
+        prompt_embeds: torch.Tensor | None,
+        negative_prompt_embeds: torch.Tensor | None,
+        clip_skip: int | None,
+        lora_scale: float | None,
+        ip_adapter_image: PipelineImageInput | None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None,
+    ) -> TextConditions:
+        """Embeddings of captions, negative prompts and image prompts; those that are given are taken as they are."""
+        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(captions)
+        image_embeds = None
+        if ip_adapter_image is not None or ip_adapter_image_embeds is not None:
+            image_embeds = self.prepare_ip_adapter_image_embeds(
+                ip_adapter_image, ip_adapter_image_embeds, device, len(captions), True
+            )
+        given = prompt_embeds is not None or negative_prompt_embeds is not None or image_embeds is not None
+        if prompt_embeds is None:
+            prompt_embeds = self.encode_texts(captions, device, clip_skip, lora_scale)
+        if not given and captions == negatives:
+            return TextConditions(prompt_embeds, prompt_embeds, alike=True)
+        if negative_prompt_embeds is None:
+            negative_prompt_embeds = self.encode_texts(negatives, device, lora_scale=lora_scale)
+        return TextConditions(prompt_embeds.to(device), negative_prompt_embeds.to(device), image_embeds)
+
+    def invert(self, coded, plan, scheduler, predict, omega, progress_bar) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """z_hat_0 inverted to z_hat_T (Algorithm 1, lines 2 to 4): z_hat_T, and z_hat_1 to z_hat_T."""
+        latents, trajectory = coded.latents, []
+        for t in plan.timesteps.flip(0):
+            latents = scheduler.invert_step(predict(latents, t, omega), t, latents)  # (B, 4, h, w)
+            trajectory.append(latents)
+            progress_bar.update()
+        return latents, trajectory
+
+    def make_images(self, latents: torch.Tensor, files: list[Bitstream], output_type: str, upscale: bool):
+        """The pictures of z_0, or z_0 itself, as `output_type` says."""
+        if output_type == "latent":
+            return latents
+        image = decode_to_finite(self.vae, latents, files[0].coded_size)  # (B, 3, H, W) in [-1, 1]
+        size = _returned_size(files[0], upscale)
+        if output_type != "pil":
+            return self.image_processor.postprocess(resize(image.float(), size), output_type=output_type)
+        # Enlarged as 8-bit pictures: that of a small file may be so large that its floats would fill the memory.
+        return [
+            picture if picture.size == size[::-1] else picture.resize(size[::-1], PIL.Image.Resampling.BICUBIC)
+            for picture in self.image_processor.postprocess(image.float(), output_type="pil")
+        ]
+
+    @own_torch_state()
     @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
         self,
         bitstream,
@@ -132,11 +310,19 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         guidance_target: str | None = None,
         inversion_guidance_scale: float | None = None,
         strength: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        ip_adapter_image: PipelineImageInput | None = None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None = None,
+        clip_skip: int | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         upscale: bool = True,
+        max_pixels: int | None = None,
         return_dict: bool = True,
-        callback_on_step_end: Callable | None = None,
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
     ) -> RSICDecoderOutput | tuple:
         """Decode a file, or a list of files of pictures of one size.
@@ -160,13 +346,31 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
                 `start_timesteps`; 1 is the checkpoint's own level, 0 no diffusion. Only the steps below the highest
                 start are run. Without one (in the preset and the scheduler's config as well) z_hat_0 is inverted, as
                 the paper does.
-            generator (`torch.Generator`, *optional*): Default: seeded by the file, so that the same file gives the
-                same picture.
+            negative_prompt (`str` or `list[str]`, *optional*): Stands in place of no caption in classifier-free
+                guidance; of no effect where that is not used, with guidance_scale 1.
+            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape (B, tokens, D), *optional*): In place of
+                the embeddings of the files' captions and of the negative prompt.
+            ip_adapter_image, ip_adapter_image_embeds (*optional*): An image prompt, or its embeddings, as for
+                [`StableDiffusionPipeline`]. Costs no bytes where both sides hold it.
+            clip_skip (`int`, *optional*): Layers at the end of the text encoder to leave out for the captions.
+            cross_attention_kwargs (`dict`, *optional*): For the UNet's attention processors; `{"scale": 0.5}` is a
+                LoRA's scale.
+            generator (`torch.Generator` or a list of one for each file, *optional*): Default: seeded by the file, so
+                that the same file gives the same picture.
             output_type (`str`): "pil", "np", "pt" or "latent".
             upscale (`bool`): Enlarge a picture that was coded at a reduced size to that of the photo (by plain bicubic
                 interpolation); False returns it as coded.
-            callback_on_step_end (`Callable`, *optional*): Called as `f(pipeline, step, timestep, {"latents": ...})`
-                after each denoising step; may return changed latents.
+            max_pixels (`int`, *optional*): Refuse files of pictures that are coded or returned at more pixels, since
+                they decide about time and memory. Default: what the format allows, 2^22 coded and 2^26 returned.
+            return_dict (`bool`): False returns a tuple.
+            callback_on_step_end (`Callable`, *optional*): Called as `f(pipeline, step, timestep, tensors)` after each
+                denoising step, `tensors` being a dict of those that `callback_on_step_end_tensor_inputs` names; may
+                return a dict with others in place of latents, prompt_embeds and negative_prompt_embeds. One of
+                diffusers' `PipelineCallback`s does as well.
+            callback_on_step_end_tensor_inputs (`list[str]`): Of "latents", "prompt_embeds", "negative_prompt_embeds"
+                and "coded_latents" (z_hat_0).
+
+        Examples:
 
         Returns:
             [`RSICDecoderOutput`], or the tuple (images, num_unet_evaluations).
@@ -174,154 +378,130 @@ class RSICDecoderPipeline(FromPretrainedMixin, DiffusionPipeline, StableDiffusio
         Raises:
             BitstreamError: The file is damaged, foreign, or made for another codec; raised before any network runs,
                 but for a code stream that no encoder writes, which its decoding finds, before diffusion.
-        {example}
+            ValueError: An argument is of the wrong type or out of range; or the networks gave NaN, in float32 too.
         """
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+
         # 1. Check inputs
-        sources = list(bitstream) if isinstance(bitstream, (list, tuple)) else [bitstream]
-        files = [Bitstream.read(source) for source in sources]
-        settings = {
-            "num_inference_steps": num_inference_steps,
-            "num_recurrence_steps": num_recurrence_steps,
-            "guidance_scale": guidance_scale,
-            "referring_scale": referring_scale,
-            "guidance_strength": guidance_strength,
-            "guidance_target": guidance_target,
-            "inversion_guidance_scale": inversion_guidance_scale,
-            "strength": strength,
+        files = _read_files(bitstream)
+        settings = self._resolve_settings(
+            preset,
+            {
+                "num_inference_steps": num_inference_steps,
+                "num_recurrence_steps": num_recurrence_steps,
+                "guidance_scale": guidance_scale,
+                "referring_scale": referring_scale,
+                "guidance_strength": guidance_strength,
+                "guidance_target": guidance_target,
+                "inversion_guidance_scale": inversion_guidance_scale,
+                "strength": strength,
+            },
+        )
+        self.check_inputs(settings, output_type, generator, callback_on_step_end_tensor_inputs, len(files))
+        self.check_files(files, upscale, max_pixels)
+        prompts = {
+            "negative_prompt": negative_prompt,
+            "prompt_embeds": prompt_embeds,
+            "negative_prompt_embeds": negative_prompt_embeds,
+            "clip_skip": clip_skip,
+            "ip_adapter_image": ip_adapter_image,
+            "ip_adapter_image_embeds": ip_adapter_image_embeds,
         }
-        settings = self.default_settings(preset) | {name: one for name, one in settings.items() if one is not None}
-        self.check_inputs(files, output_type, callback_on_step_end_tensor_inputs, settings, generator, upscale)
-        device = self._execution_device
-        num_inference_steps, num_recurrence_steps = settings["num_inference_steps"], settings["num_recurrence_steps"]
-        scheduler = copy.deepcopy(self.scheduler)  # of this call alone: another thread may be decoding too
+        check_text_inputs(
+            self.unet, self.text_encoder, len(files), cross_attention_kwargs=cross_attention_kwargs, **prompts
+        )
         if generator is None:
             # On the CPU, so that the noise is the same on every machine.
             generator = [torch.Generator("cpu").manual_seed(file.noise_seed) for file in files]
+        device = self._execution_device
+        scheduler = copy.deepcopy(self.scheduler)  # of this call alone: another thread may be decoding too
+        self._interrupt = False
 
-        # 2. Codes to latents, z_hat_0, and M at two resolutions
-        size = files[0].coded_size
-        shape = tuple(-(-side // 8) for side in size)
-        weight_map = torch.from_numpy(np.stack([file.weight_map.values for file in files]))[:, None]
-        self.hsvlc.require_tables()
-        try:
-            coded = torch.cat(
-                [self.hsvlc.decompress(file.codes, one[None], shape) for file, one in zip(files, weight_map)]
-            )
-        except ValueError as error:
-            raise BitstreamError(str(error)) from None
-        coded = coded.to(device, torch.float32)  # (B, 4, h, w)
-        weight_map = weight_map.to(device)
-        level_map = expand_to_latents(weight_map, shape)
-        conditions = self.hsvlc.condition(weight_map, *shape)
+        # 2. Decode the codes to z_hat_0, (B, 4, h, w), and plan the steps
+        coded = self.decode_codes(files, device)
+        plan = plan_sampling(scheduler, self.hsvlc, settings, coded.level_map)
+        self._num_timesteps = len(plan.timesteps)
+        _log_plan(plan, settings)
 
-        def codec(latents):
-            return self.hsvlc(latents.to(self.hsvlc.dtype), conditions).sample
+        # 3. Encode captions and prompts, (B, 77, D)
+        lora_scale = (cross_attention_kwargs or {}).get("scale")
+        text = self.prepare_text([file.caption for file in files], device, lora_scale=lora_scale, **prompts)
+        predict = NoisePredictor(self.unet, text, cross_attention_kwargs)
 
-        # 3. Captions to embeddings, each distinct text once
-        captions = [file.caption for file in files]
-        texts = list(dict.fromkeys([*captions, ""] if any(captions) else captions))
-        embeddings = self.encode_prompt(texts)
-        with_caption = embeddings[[texts.index(caption) for caption in captions]]
-        without_caption = embeddings[[texts.index("")] * len(files)] if any(captions) else with_caption
-        pair = torch.cat([without_caption, with_caption])
-        # Without a caption in the batch both predictions of a pair would be the same.
-        omega = inversion_omega = 1
-        if any(captions):
-            omega = scheduler.guidance_scale_map(level_map, settings["guidance_scale"], settings["referring_scale"])
-            inversion_omega = settings["inversion_guidance_scale"]
-            inversion_omega = omega if inversion_omega is None else inversion_omega
-        evaluations = 0
+        # 4. Prepare the guidance: omega by position, (B, 1, h, w) or a number, and what pulls towards z_hat_0
+        omega = scheduler.guidance_scale_map(coded.level_map, settings["guidance_scale"], settings["referring_scale"])
+        inversion_omega = settings["inversion_guidance_scale"]
+        inversion_omega = omega if inversion_omega is None else inversion_omega
+        guidance = {name: settings[name] for name in ("guidance_strength", "guidance_target")}
+        guidance |= {"error": plan.error, "num_steps": plan.num_steps, "reference": coded.latents}
+        if settings["guidance_target"] != "posterior":
+            guidance["codec"] = self.prepare_codec(coded)
 
-        def predict(latents, timestep, omega):
-            """eps(z_t) + omega (eps(z_t, c) - eps(z_t)), a pair of predictions being one call."""
-            nonlocal evaluations
-            evaluations += 1
-            latents = latents.to(self.unet.dtype)
-            if not torch.is_tensor(omega) and omega in (0, 1):
-                embeddings = with_caption if omega else without_caption
-                return self.unet(latents, timestep, embeddings).sample.float()
-            without, with_ = self.unet(torch.cat([latents] * 2), timestep, pair).sample.float().chunk(2)
-            return without + omega * (with_ - without)
+        with self.progress_bar(total=plan.num_unet_evaluations) as progress_bar:
+            # 5. Start from z_hat_0 inverted to z_hat_T (Algorithm 1, lines 2 to 4), or with noise of each position's
+            # own level
+            latents, trajectory, noise = coded.latents, [], None
+            if plan.inverts:
+                latents, trajectory = self.invert(coded, plan, scheduler, predict, inversion_omega, progress_bar)
+            else:
+                noise = plan.draw_start_noise(coded.latents, generator)
 
-        # 4. Where to start: z_hat_0 inverted to z_hat_T, keeping the trajectory (Algorithm 1, lines 2 to 4), or
-        # z_hat_0 with noise of each position's own level
-        inverts = settings["strength"] is None
-        error = None  # D(M), (B, 1, h, w)
-        if not inverts or settings["guidance_target"] == "posterior":
-            error = self.hsvlc.error_at(level_map)
-        timesteps = torch.empty(0)
-        num_steps = num_inference_steps * num_recurrence_steps
-        latents, trajectory = coded, []
-        if inverts and num_inference_steps:
-            scheduler.set_timesteps(num_inference_steps, device)
-            timesteps = scheduler.timesteps  # used as they lie on the device, which the loops need not wait for
-        elif not inverts:
-            # The list of timesteps is that of M = 0, whatever the files hold: each starts from somewhere along it.
-            nothing = torch.zeros(1, 1, 1, 1)
-            highest = scheduler.start_timesteps(self.hsvlc.error_at(nothing), nothing, settings["strength"])
-            scheduler.set_timesteps(num_inference_steps, device, start=float(highest))
-            timesteps = scheduler.timesteps
-            start = scheduler.start_timesteps(error, level_map, settings["strength"])  # (B, 1, h, w)
-            num_steps = (timesteps[:, None] <= start.amax((1, 2, 3)).to(timesteps.device)).sum(0)
-            skipped = len(timesteps) - int(num_steps.max())
-            num_steps = num_recurrence_steps * num_steps.view(-1, 1, 1, 1)  # (B, 1, 1, 1), of each file
-            timesteps = timesteps[skipped:]
-            noise = draw_noise(coded, generator)
-            for _ in range(skipped * (num_recurrence_steps - 1)):
-                # What the steps left out would have drawn: a file's noise is not to depend on its company in a batch.
-                draw_noise(coded, generator)
-            if num_inference_steps and settings["strength"] and not len(timesteps):
-                logger.warning(
-                    "M is so high everywhere that no step of diffusion is run: the picture is that of the coded "
-                    "latents. More steps (num_inference_steps) or noise (strength) would change it."
-                )
-        with self.progress_bar(total=len(timesteps) * (num_recurrence_steps + inverts)) as progress_bar:
-            for t in timesteps.flip(0) if inverts else ():
-                latents = scheduler.invert_step(predict(latents, t, inversion_omega), t, latents)
-                trajectory.append(latents)
-                progress_bar.update()
-
-            # 5. Guided, self-recurrent denoising (lines 3 to 11)
-            for i, t in enumerate(timesteps):
-                reference = trajectory.pop() if settings["guidance_target"] == "noisy" else coded
-                if not inverts:
-                    # Positions that did not start before this step have their coded latents, with its level's noise.
-                    noisy = scheduler.add_noise(coded, noise, t)
-                    latents = noisy if i == 0 else torch.where(start >= timesteps[i - 1], latents, noisy)
-                for recurrence in range(num_recurrence_steps):
-                    previous = scheduler.step(
-                        predict(latents, t, omega),
-                        t,
-                        latents,
-                        reference=reference,
-                        codec=codec,
-                        error=error,
-                        guidance_strength=settings["guidance_strength"],
-                        guidance_target=settings["guidance_target"],
-                        num_steps=num_steps,
-                    ).prev_sample
+            # 6. Guided, self-recurrent denoising (lines 6 to 11)
+            for i, t in enumerate(plan.timesteps):
+                if self.interrupt:
+                    continue
+                if settings["guidance_target"] == "noisy":
+                    guidance["reference"] = trajectory.pop()
+                if noise is not None:
+                    # Positions that did not start before this step are z_hat_0 with noise of its level.
+                    noisy = scheduler.add_noise(coded.latents, noise, t)
+                    latents = torch.where(plan.denoised_before(i), latents, noisy)
+                for recurrence in range(plan.num_recurrence_steps):
+                    if recurrence > 0:
+                        latents = scheduler.renoise(latents, t, generator)
+                    latents = scheduler.step(predict(latents, t, omega), t, latents, **guidance).prev_sample
                     progress_bar.update()
-                    if recurrence < num_recurrence_steps - 1:
-                        latents = scheduler.renoise(previous, t, generator)
-                latents = previous
                 if callback_on_step_end is not None:
-                    callback_outputs = callback_on_step_end(self, i, int(t), {"latents": latents})
-                    latents = (callback_outputs or {}).get("latents", latents)
-            if not inverts and len(timesteps):
-                latents = torch.where(start >= timesteps[-1], latents, coded)
+                    tensors = {"latents": latents, "coded_latents": coded.latents, **vars(text)}
+                    tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    changed = callback_on_step_end(self, i, int(t), tensors) or {}
+                    latents = changed.get("latents", latents)
+                    text.prompt_embeds = changed.get("prompt_embeds", text.prompt_embeds)
+                    text.negative_prompt_embeds = changed.get("negative_prompt_embeds", text.negative_prompt_embeds)
+            if noise is not None and len(plan.timesteps):
+                latents = torch.where(plan.start >= plan.timesteps[-1], latents, coded.latents)
 
-        # 6. Latents to pictures
+        # 7. Decode the latents to pictures
         if not bool(torch.isfinite(latents).all()):
             raise ValueError("The latents became NaN or infinite; use another dtype, or a lower guidance_strength.")
-        if output_type == "latent":
-            images = latents
-        else:
-            images = decode_latents(self.vae, latents.to(self.vae.dtype), size)
-            images = resize(images, (files[0].height, files[0].width) if upscale else size)
-            images = self.image_processor.postprocess(images.float(), output_type=output_type)
+        images = self.make_images(latents, files, output_type, upscale)
         self.maybe_free_model_hooks()
         if not return_dict:
-            return (images, evaluations)
-        return RSICDecoderOutput(images=images, num_unet_evaluations=evaluations, files=files)
+            return (images, predict.num_evaluations)
+        return RSICDecoderOutput(images=images, num_unet_evaluations=predict.num_evaluations, files=files)
 
-    __call__.__doc__ = __call__.__doc__.replace("{example}", EXAMPLE_DOC_STRING)
+
+def _read_files(bitstream) -> list[Bitstream]:
+    sources = list(bitstream) if isinstance(bitstream, list | tuple) else [bitstream]
+    return [Bitstream.read(source) for source in sources]
+
+
+def _weight_maps(files: list[Bitstream]) -> tuple[torch.Tensor, torch.Tensor]:
+    """M by cell, (B, 1, rows, columns), and at each position of the latents, (B, 1, h, w)."""
+    weight_map = torch.from_numpy(np.stack([file.weight_map.values for file in files]))[:, None]
+    return weight_map, expand_to_latents(weight_map, tuple(-(-side // 8) for side in files[0].coded_size))
+
+
+def _returned_size(file: Bitstream, upscale: bool) -> tuple[int, int]:
+    """Height and width of the picture that is returned."""
+    return (file.height, file.width) if upscale else file.coded_size
+
+
+def _log_plan(plan: SamplingPlan, settings: dict) -> None:
+    logger.info(f"UNet evaluations planned: {plan.num_unet_evaluations}.")
+    if settings["num_inference_steps"] and settings["strength"] != 0 and not plan.num_unet_evaluations:
+        logger.warning(
+            "M is so high everywhere that no step of diffusion is run: the picture is that of the coded latents. "
+            "More steps (num_inference_steps) or noise (strength) would change it."
+        )

@@ -1,0 +1,42 @@
+"""What a program may have set in torch, and what loading, encoding and decoding need."""
+
+import os
+from contextlib import ExitStack, contextmanager
+
+import torch
+from diffusers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+_process = os.getpid()
+
+
+@contextmanager
+def own_torch_state():
+    """Run under torch's usual state, whatever the program has set around: a context manager and a decorator.
+
+    - `torch.inference_mode()` is left, since the guidance and the refinement take gradients through tensors that are
+      made inside.
+    - With `torch.set_default_device("meta")`, or a device that the pipeline is not on, tensors made without a device
+      lie on the CPU all the same.
+    - In a child process that was forked, torch works in one thread. OpenMP's threads do not survive a fork, and the
+      child would wait for them for ever.
+
+    Autocast stays as it is.
+    """
+    _use_one_thread_after_fork()
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
+def _use_one_thread_after_fork() -> None:
+    global _process
+    if os.getpid() != _process:
+        _process = os.getpid()
+        torch.set_num_threads(1)
+        logger.info("This process was forked, so torch works in one thread; start it by spawn to use more.")
