@@ -94,13 +94,16 @@ class RSICDecoderOutput(BaseOutput):
     @property
     def weight_maps(self) -> list[np.ndarray]:
         """M at each pixel of each picture (of latents: of the coded picture), (H, W), float32 in [0, 1]."""
-        return [weights_at_pixels(file, size) for file, size in zip(self.files, self._sizes())]
+        return [weights_at_pixels(file, size) for file, size in zip(self.files, self._sizes(), strict=True)]
 
     def overlay(self) -> list[PIL.Image.Image]:
         """The pictures with M shown: full colour where faithful; dim, grey and hatched where imagined."""
         if self._are_latents():
             raise ValueError('Latents cannot be shown; decode with output_type="pil".')
-        return [overlay_weights(_as_picture(image), weights) for image, weights in zip(self.images, self.weight_maps)]
+        return [
+            overlay_weights(_as_picture(image), weights)
+            for image, weights in zip(self.images, self.weight_maps, strict=True)
+        ]
 
     def _are_latents(self) -> bool:
         return isinstance(self.images, torch.Tensor) and self.images.shape[1] != 3

@@ -1,10 +1,9 @@
 """Bytes in, picture out: GGD, guided generative decoding (paper, section II-C, Algorithm 1)."""
 
 import copy
-from numbers import Integral
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
@@ -16,13 +15,13 @@ from diffusers.utils import logging, replace_example_docstring
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..bitstream import Bitstream, BitstreamError
-from ..bitstream.sizes import MAX_PIXELS, MAX_RETURNED_PIXELS
 from ..hub import FromPretrainedMixin
-from ..models.hsvlc import HSVLC, expand_to_latents
+from ..models.hsvlc import HSVLC
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from ..schedulers.settings import check_sampler_settings
 from ..torch_state import own_torch_state
 from .compatibility import check_latent_space, check_scheduler, check_stable_diffusion_1
+from .decoder_inputs import check_files, check_generator, check_output_type, read_files, returned_size, weight_maps
 from .latents import decode_to_finite, resize
 from .pipeline_output import RSICDecoderOutput
 from .presets import PAPER, PRESETS
@@ -31,8 +30,6 @@ from .text_conditions import NoisePredictor, TextConditions, check_text_inputs
 
 
 logger = logging.get_logger(__name__)
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 EXAMPLE_DOC_STRING = """
         Examples:
@@ -142,11 +139,11 @@ class RSICDecoderPipeline(
             bitstream (`bytes`, path, or a list of them), preset (`str`, *optional*), settings: As for `__call__`, of
                 which the sampler's settings count and no others.
         """
-        files = _read_files(bitstream)
+        files = read_files(bitstream)
         settings = self._resolve_settings(preset, settings)
+        check_files(files, self.hsvlc.fingerprint)
         check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
-        self.check_files(files)
-        _, level_map = _weight_maps(files)
+        _, level_map = weight_maps(files)
         return plan_sampling(copy.deepcopy(self.scheduler), self.hsvlc, settings, level_map).num_unet_evaluations
 
     def _resolve_settings(self, preset: str | None, given: dict) -> dict:
@@ -154,61 +151,33 @@ class RSICDecoderPipeline(
         defaults = self.default_settings(preset)
         return defaults | {name: given[name] for name in defaults if given.get(name) is not None}
 
-    def check_inputs(self, settings, output_type, generator, callback_on_step_end_tensor_inputs, batch_size):
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+    def check_inputs(
+        self, files, settings, output_type, upscale, max_pixels, generator, callback_on_step_end_tensor_inputs
+    ):
+        check_files(files, self.hsvlc.fingerprint, upscale, max_pixels)
         check_scheduler(self.scheduler)
         check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
-        generators = generator if isinstance(generator, list) else [generator]
-        if generator is not None and not all(isinstance(item, torch.Generator) for item in generators):
-            raise ValueError(
-                f"generator must be a torch.Generator, a list of them, or None, got {generator!r}; for a seed, write "
-                "torch.Generator().manual_seed(seed)."
-            )
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"{batch_size} files need as many generators, got {len(generator)}.")
+        check_output_type(output_type)
+        check_generator(generator, len(files))
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs may hold {self._callback_tensor_inputs}, not {sorted(unknown)}."
             )
 
-    def check_files(self, files: list[Bitstream], upscale: bool = True, max_pixels: int | None = None) -> None:
-        """Refuse, before any network runs, files that this pipeline cannot or may not decode together."""
-        if max_pixels is not None and not (isinstance(max_pixels, Integral) and max_pixels > 0):
-            raise ValueError(f"max_pixels must be a whole number above 0, or None, got {max_pixels!r}.")
-        if not files:
-            raise ValueError("There is nothing to decode: the list is empty.")
-        if len({(file.coded_size, _returned_size(file, upscale)) for file in files}) > 1:
-            raise ValueError("Files decoded together must hold pictures of one size; decode these one after another.")
-        (coded_height, coded_width), (height, width) = files[0].coded_size, _returned_size(files[0], upscale)
-        if coded_height * coded_width > (max_pixels or MAX_PIXELS):
-            raise ValueError(
-                f"The picture is coded at {coded_width} x {coded_height} pixels, more than max_pixels = "
-                f"{max_pixels or MAX_PIXELS}; raise max_pixels if the file is to be trusted."
-            )
-        if height * width > (max_pixels or MAX_RETURNED_PIXELS):
-            raise ValueError(
-                f"The picture has {width} x {height} pixels, more than max_pixels = {max_pixels}; raise max_pixels, "
-                "or take the picture as coded with upscale=False."
-            )
-        for file in files:
-            if file.fingerprint != self.hsvlc.fingerprint:
-                raise BitstreamError(
-                    f"The file was made for the codec {file.fingerprint.hex()}, this model's is "
-                    f"{self.hsvlc.fingerprint.hex()}; load the model that encoded it."
-                )
-
     # --------------------------------------------------------------------------------------------------- preparation
 
     def decode_codes(self, files: list[Bitstream], device: torch.device) -> CodedLatents:
         """The latents that the files hold, z_hat_0, and their M."""
-        weight_map, level_map = _weight_maps(files)
+        weight_map, level_map = weight_maps(files)
         shape = tuple(level_map.shape[-2:])
         self.hsvlc.require_tables()
         try:
             with torch.autocast(device.type, enabled=False):
-                latents = [self.hsvlc.decompress(file.codes, m[None], shape) for file, m in zip(files, weight_map)]
+                latents = [
+                    self.hsvlc.decompress(file.codes, m[None], shape)
+                    for file, m in zip(files, weight_map, strict=True)
+                ]
         except ValueError as error:
             raise BitstreamError(str(error)) from None
         latents = torch.cat(latents).to(device, torch.float32)
@@ -272,21 +241,52 @@ class RSICDecoderPipeline(
             negative_prompt_embeds = self.encode_texts(negatives, device, lora_scale=lora_scale)
         return TextConditions(prompt_embeds.to(device), negative_prompt_embeds.to(device), image_embeds)
 
-    def invert(self, coded, plan, scheduler, predict, omega, progress_bar) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """z_hat_0 inverted to z_hat_T (Algorithm 1, lines 2 to 4): z_hat_T, and z_hat_1 to z_hat_T."""
-        latents, trajectory = coded.latents, []
+    def prepare_latents(
+        self, coded, plan, target, scheduler, predict, omega, generator, progress_bar
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
+        """Where denoising starts from, and what it is guided to.
+
+        Returns:
+            z_hat_T of shape (B, 4, h, w), inverted from z_hat_0 (Algorithm 1, lines 2 to 4), or z_hat_0 itself; for
+            each step the latents to which the guidance pulls, z_hat_t for the target "noisy" and z_hat_0 for others;
+            and, without inversion, the noise that z_hat_0 starts with.
+        """
+        latents = coded.latents
+        references = [latents] * len(plan.timesteps)
+        if not plan.inverts:
+            return latents, references, plan.draw_start_noise(latents, generator)
+        trajectory = []
         for t in plan.timesteps.flip(0):
-            latents = scheduler.invert_step(predict(latents, t, omega), t, latents)  # (B, 4, h, w)
-            trajectory.append(latents)
+            latents = scheduler.invert_step(predict(latents, t, omega), t, latents)
+            trajectory.insert(0, latents)
             progress_bar.update()
-        return latents, trajectory
+        return latents, trajectory if target == "noisy" else references, None
+
+    def prepare_guidance(self, coded: CodedLatents, plan: SamplingPlan, settings: dict) -> dict:
+        """What the scheduler's `step` needs for the pull towards the coded latents."""
+        target = settings["guidance_target"]
+        return {
+            "guidance_target": target,
+            "guidance_strength": settings["guidance_strength"],
+            "num_steps": plan.num_steps,
+            "error": plan.error,
+            "codec": None if target == "posterior" else self.prepare_codec(coded),
+        }
+
+    def call_back(self, callback, names, step, timestep, latents, coded, text) -> torch.Tensor:
+        """Call `callback_on_step_end`; the latents that it returns, or those that there are."""
+        tensors = {"latents": latents, "coded_latents": coded.latents, **vars(text)}
+        changed = callback(self, step, int(timestep), {name: tensors[name] for name in names}) or {}
+        text.prompt_embeds = changed.get("prompt_embeds", text.prompt_embeds)
+        text.negative_prompt_embeds = changed.get("negative_prompt_embeds", text.negative_prompt_embeds)
+        return changed.get("latents", latents)
 
     def make_images(self, latents: torch.Tensor, files: list[Bitstream], output_type: str, upscale: bool):
         """The pictures of z_0, or z_0 itself, as `output_type` says."""
         if output_type == "latent":
             return latents
         image = decode_to_finite(self.vae, latents, files[0].coded_size)  # (B, 3, H, W) in [-1, 1]
-        size = _returned_size(files[0], upscale)
+        size = returned_size(files[0], upscale)
         if output_type != "pil":
             return self.image_processor.postprocess(resize(image.float(), size), output_type=output_type)
         # Enlarged as 8-bit pictures: that of a small file may be so large that its floats would fill the memory.
@@ -323,7 +323,7 @@ class RSICDecoderPipeline(
         max_pixels: int | None = None,
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
-        callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+        callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
     ) -> RSICDecoderOutput | tuple:
         """Decode a file, or a list of files of pictures of one size.
 
@@ -384,7 +384,7 @@ class RSICDecoderPipeline(
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
         # 1. Check inputs
-        files = _read_files(bitstream)
+        files = read_files(bitstream)
         settings = self._resolve_settings(
             preset,
             {
@@ -398,8 +398,9 @@ class RSICDecoderPipeline(
                 "strength": strength,
             },
         )
-        self.check_inputs(settings, output_type, generator, callback_on_step_end_tensor_inputs, len(files))
-        self.check_files(files, upscale, max_pixels)
+        self.check_inputs(
+            files, settings, output_type, upscale, max_pixels, generator, callback_on_step_end_tensor_inputs
+        )
         prompts = {
             "negative_prompt": negative_prompt,
             "prompt_embeds": prompt_embeds,
@@ -429,30 +430,25 @@ class RSICDecoderPipeline(
         text = self.prepare_text([file.caption for file in files], device, lora_scale=lora_scale, **prompts)
         predict = NoisePredictor(self.unet, text, cross_attention_kwargs)
 
-        # 4. Prepare the guidance: omega by position, (B, 1, h, w) or a number, and what pulls towards z_hat_0
+        # 4. Prepare the guidance: omega, (B, 1, h, w) or a number, and the pull towards z_hat_0
         omega = scheduler.guidance_scale_map(coded.level_map, settings["guidance_scale"], settings["referring_scale"])
         inversion_omega = settings["inversion_guidance_scale"]
         inversion_omega = omega if inversion_omega is None else inversion_omega
-        guidance = {name: settings[name] for name in ("guidance_strength", "guidance_target")}
-        guidance |= {"error": plan.error, "num_steps": plan.num_steps, "reference": coded.latents}
-        if settings["guidance_target"] != "posterior":
-            guidance["codec"] = self.prepare_codec(coded)
+        guidance = self.prepare_guidance(coded, plan, settings)
 
         with self.progress_bar(total=plan.num_unet_evaluations) as progress_bar:
             # 5. Start from z_hat_0 inverted to z_hat_T (Algorithm 1, lines 2 to 4), or with noise of each position's
             # own level
-            latents, trajectory, noise = coded.latents, [], None
-            if plan.inverts:
-                latents, trajectory = self.invert(coded, plan, scheduler, predict, inversion_omega, progress_bar)
-            else:
-                noise = plan.draw_start_noise(coded.latents, generator)
+            target = settings["guidance_target"]
+            latents, references, noise = self.prepare_latents(
+                coded, plan, target, scheduler, predict, inversion_omega, generator, progress_bar
+            )
 
             # 6. Guided, self-recurrent denoising (lines 6 to 11)
+            steps_done = 0
             for i, t in enumerate(plan.timesteps):
                 if self.interrupt:
-                    continue
-                if settings["guidance_target"] == "noisy":
-                    guidance["reference"] = trajectory.pop()
+                    break
                 if noise is not None:
                     # Positions that did not start before this step are z_hat_0 with noise of its level.
                     noisy = scheduler.add_noise(coded.latents, noise, t)
@@ -460,17 +456,15 @@ class RSICDecoderPipeline(
                 for recurrence in range(plan.num_recurrence_steps):
                     if recurrence > 0:
                         latents = scheduler.renoise(latents, t, generator)
-                    latents = scheduler.step(predict(latents, t, omega), t, latents, **guidance).prev_sample
+                    noise_pred = predict(latents, t, omega)  # (B, 4, h, w)
+                    latents = scheduler.step(noise_pred, t, latents, references[i], **guidance).prev_sample
                     progress_bar.update()
+                steps_done = i + 1
                 if callback_on_step_end is not None:
-                    tensors = {"latents": latents, "coded_latents": coded.latents, **vars(text)}
-                    tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    changed = callback_on_step_end(self, i, int(t), tensors) or {}
-                    latents = changed.get("latents", latents)
-                    text.prompt_embeds = changed.get("prompt_embeds", text.prompt_embeds)
-                    text.negative_prompt_embeds = changed.get("negative_prompt_embeds", text.negative_prompt_embeds)
-            if noise is not None and len(plan.timesteps):
-                latents = torch.where(plan.start >= plan.timesteps[-1], latents, coded.latents)
+                    names = callback_on_step_end_tensor_inputs
+                    latents = self.call_back(callback_on_step_end, names, i, t, latents, coded, text)
+        if noise is not None:
+            latents = torch.where(plan.denoised_before(steps_done), latents, coded.latents)
 
         # 7. Decode the latents to pictures
         if not bool(torch.isfinite(latents).all()):
@@ -480,22 +474,6 @@ class RSICDecoderPipeline(
         if not return_dict:
             return (images, predict.num_evaluations)
         return RSICDecoderOutput(images=images, num_unet_evaluations=predict.num_evaluations, files=files)
-
-
-def _read_files(bitstream) -> list[Bitstream]:
-    sources = list(bitstream) if isinstance(bitstream, list | tuple) else [bitstream]
-    return [Bitstream.read(source) for source in sources]
-
-
-def _weight_maps(files: list[Bitstream]) -> tuple[torch.Tensor, torch.Tensor]:
-    """M by cell, (B, 1, rows, columns), and at each position of the latents, (B, 1, h, w)."""
-    weight_map = torch.from_numpy(np.stack([file.weight_map.values for file in files]))[:, None]
-    return weight_map, expand_to_latents(weight_map, tuple(-(-side // 8) for side in files[0].coded_size))
-
-
-def _returned_size(file: Bitstream, upscale: bool) -> tuple[int, int]:
-    """Height and width of the picture that is returned."""
-    return (file.height, file.width) if upscale else file.coded_size
 
 
 def _log_plan(plan: SamplingPlan, settings: dict) -> None:

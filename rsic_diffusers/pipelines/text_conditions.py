@@ -95,7 +95,8 @@ def check_text_inputs(
         raise ValueError(f"negative_prompt must be a text or a list of texts, got {negative_prompt!r}.")
     if negative_prompt is not None and negative_prompt_embeds is not None:
         raise ValueError("Give negative_prompt or negative_prompt_embeds, not both.")
-    _check_embeds(unet, batch_size, prompt_embeds, negative_prompt_embeds)
+    tokens = text_encoder.config.max_position_embeddings
+    _check_embeds(unet, tokens, batch_size, prompt_embeds, negative_prompt_embeds)
     layers = text_encoder.config.num_hidden_layers
     if clip_skip is not None and not (isinstance(clip_skip, Integral) and 0 <= clip_skip < layers):
         raise ValueError(f"clip_skip must be a whole number from 0 to {layers - 1}, or None, got {clip_skip!r}.")
@@ -114,7 +115,7 @@ def check_text_inputs(
         )
 
 
-def _check_embeds(unet, batch_size: int, prompt_embeds, negative_prompt_embeds) -> None:
+def _check_embeds(unet, max_tokens: int, batch_size: int, prompt_embeds, negative_prompt_embeds) -> None:
     width = unet.config.cross_attention_dim
     given = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
     for name, embeds in given.items():
@@ -123,6 +124,10 @@ def _check_embeds(unet, batch_size: int, prompt_embeds, negative_prompt_embeds) 
         if not torch.is_tensor(embeds) or embeds.ndim != 3 or len(embeds) != batch_size or embeds.shape[2] != width:
             found = tuple(embeds.shape) if torch.is_tensor(embeds) else type(embeds).__name__
             raise ValueError(f"{name} must be a tensor of shape ({batch_size}, tokens, {width}), got {found}.")
+    if prompt_embeds is not None and negative_prompt_embeds is None and prompt_embeds.shape[1] != max_tokens:
+        raise ValueError(
+            f"prompt_embeds of {prompt_embeds.shape[1]} tokens need negative_prompt_embeds of the same shape."
+        )
     shapes = {tuple(embeds.shape) for embeds in given.values() if embeds is not None}
     if len(shapes) > 1:
         raise ValueError(f"prompt_embeds and negative_prompt_embeds must be of one shape, got {sorted(shapes)}.")

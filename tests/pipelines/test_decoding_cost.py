@@ -34,9 +34,8 @@ def test_a_step_is_one_unet_call_and_a_text_is_embedded_once(decoder, files, wat
     assert out.num_unet_evaluations == len(watched["unet"]) == 2 + 2 * 2
     # Inverted with the caption alone, denoised in pairs.
     assert [len(sample) for sample, _, _ in watched["unet"]] == [3] * 2 + [6] * 4
-    (tokens,) = watched["text"]
-    captions = [decoder.tokenizer.decode(row, skip_special_tokens=True) for row in tokens]
-    assert captions == ["a woman in a cap", ""]
+    texts = [[decoder.tokenizer.decode(row, skip_special_tokens=True) for row in tokens] for tokens in watched["text"]]
+    assert texts == [["a woman in a cap", ""], [""]]  # the captions, and what stands for none
     embeddings = watched["unet"][-1][2]
     of_caption, of_nothing = embeddings[3], embeddings[4]
     assert not torch.equal(of_caption, of_nothing)

@@ -1,0 +1,91 @@
+"""What the decoder is given: the files, read and checked before any network runs, and its arguments about them."""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+
+from ..bitstream import Bitstream, BitstreamError
+from ..bitstream.sizes import MAX_PIXELS, MAX_RETURNED_PIXELS
+from ..models.hsvlc import expand_to_latents
+
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def read_files(bitstream) -> list[Bitstream]:
+    """The files of `bytes`, a path, or a list of them.
+
+    Raises:
+        BitstreamError: One of them is damaged, or no `.rsic` file.
+    """
+    sources = list(bitstream) if isinstance(bitstream, list | tuple) else [bitstream]
+    return [Bitstream.read(source) for source in sources]
+
+
+def returned_size(file: Bitstream, upscale: bool) -> tuple[int, int]:
+    """Height and width of the picture that the decoder returns."""
+    return (file.height, file.width) if upscale else file.coded_size
+
+
+def weight_maps(files: list[Bitstream]) -> tuple[torch.Tensor, torch.Tensor]:
+    """M by cell, (B, 1, rows, columns), and at each position of the latents, (B, 1, h, w); both on the CPU."""
+    weight_map = torch.from_numpy(np.stack([file.weight_map.values for file in files]))[:, None]
+    return weight_map, expand_to_latents(weight_map, tuple(-(-side // 8) for side in files[0].coded_size))
+
+
+def check_files(
+    files: list[Bitstream], fingerprint: bytes, upscale: bool = True, max_pixels: int | None = None
+) -> None:
+    """Refuse files that cannot or may not be decoded together.
+
+    Args:
+        files (`list[Bitstream]`): The files.
+        fingerprint (`bytes`): Of the codec.
+        upscale (`bool`), max_pixels (`int`, *optional*): The decoder's arguments.
+
+    Raises:
+        ValueError: There are none, they are of several sizes, or of more pixels than is allowed.
+        BitstreamError: A file was made for another codec.
+    """
+    if max_pixels is not None and not (isinstance(max_pixels, Integral) and max_pixels > 0):
+        raise ValueError(f"max_pixels must be a whole number above 0, or None, got {max_pixels!r}.")
+    if not files:
+        raise ValueError("There is nothing to decode: the list is empty.")
+    if len({(file.coded_size, returned_size(file, upscale)) for file in files}) > 1:
+        raise ValueError("Files decoded together must hold pictures of one size; decode these one after another.")
+    (coded_height, coded_width), (height, width) = files[0].coded_size, returned_size(files[0], upscale)
+    if coded_height * coded_width > (max_pixels or MAX_PIXELS):
+        raise ValueError(
+            f"The picture is coded at {coded_width} x {coded_height} pixels, more than max_pixels = "
+            f"{max_pixels or MAX_PIXELS}; raise max_pixels if the file is to be trusted."
+        )
+    if height * width > (max_pixels or MAX_RETURNED_PIXELS):
+        raise ValueError(
+            f"The picture has {width} x {height} pixels, more than max_pixels = {max_pixels or MAX_RETURNED_PIXELS}; "
+            "raise max_pixels, or take the picture as it is coded, with upscale=False."
+        )
+    for file in files:
+        if file.fingerprint != fingerprint:
+            raise BitstreamError(
+                f"The file was made for the codec {file.fingerprint.hex()}, this model's is {fingerprint.hex()}; "
+                "load the model that encoded it."
+            )
+
+
+def check_output_type(output_type) -> None:
+    """ValueError unless the decoder can return pictures so."""
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+
+
+def check_generator(generator, batch_size: int) -> None:
+    """ValueError unless `generator` is None, a `torch.Generator`, or a list of one for each file."""
+    generators = generator if isinstance(generator, list) else [generator]
+    if generator is not None and not all(isinstance(item, torch.Generator) for item in generators):
+        raise ValueError(
+            f"generator must be a torch.Generator, a list of them, or None, got {generator!r}; for a seed, write "
+            "torch.Generator().manual_seed(seed)."
+        )
+    if isinstance(generator, list) and len(generator) != batch_size:
+        raise ValueError(f"{batch_size} files need as many generators, got {len(generator)}.")
