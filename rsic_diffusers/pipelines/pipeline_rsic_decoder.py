@@ -1,6 +1,7 @@
 """Bytes in, picture out: GGD, guided generative decoding (paper, section II-C, Algorithm 1)."""
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,9 @@ from .text_conditions import NoisePredictor, TextConditions, check_text_inputs
 
 
 logger = logging.get_logger(__name__)
+
+# A tokenizer keeps the padding of its last call, so that two threads would spoil each other's tokens.
+_tokenizing = threading.Lock()
 
 EXAMPLE_DOC_STRING = """
         Examples:
@@ -136,12 +140,13 @@ class RSICDecoderPipeline(
         """How often `__call__` would call the UNet for the same arguments. Reads the file, and runs no network.
 
         Args:
-            bitstream (`bytes`, path, or a list of them), preset (`str`, *optional*), settings: As for `__call__`, of
-                which the sampler's settings count and no others.
+            bitstream (`bytes`, path, or a list of them): The file.
+            preset (`str`, *optional*): As for `__call__`.
+            settings: Other arguments of `__call__`. The sampler's settings count; upscale and max_pixels are checked.
         """
         files = read_files(bitstream)
+        check_files(files, self.hsvlc.fingerprint, settings.get("upscale", True), settings.get("max_pixels"))
         settings = self._resolve_settings(preset, settings)
-        check_files(files, self.hsvlc.fingerprint)
         check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
         _, level_map = weight_maps(files)
         return plan_sampling(copy.deepcopy(self.scheduler), self.hsvlc, settings, level_map).num_unet_evaluations
@@ -197,21 +202,26 @@ class RSICDecoderPipeline(
     ) -> torch.Tensor:
         """Text embeddings of shape (B, 77, D), each distinct text embedded once. Long texts are cut with a warning."""
         distinct = list(dict.fromkeys(texts))
-        embeddings = None
-        if clip_skip:
-            # As `encode_prompt` does; there it needs an attribute that the text encoders of transformers 5 lack.
-            tokens = self.tokenizer(
-                self.maybe_convert_prompt(distinct, self.tokenizer),
-                padding="max_length",
-                max_length=self.tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids
-            hidden_states = self.text_encoder(tokens.to(device), output_hidden_states=True).hidden_states
-            inner = getattr(self.text_encoder, "text_model", self.text_encoder)
-            embeddings = inner.final_layer_norm(hidden_states[-(clip_skip + 1)])
-        embeddings, _ = self.encode_prompt(distinct, device, 1, False, prompt_embeds=embeddings, lora_scale=lora_scale)
+        with _tokenizing:
+            embeddings = self._skip_layers(distinct, device, clip_skip) if clip_skip else None
+            embeddings, _ = self.encode_prompt(
+                distinct, device, 1, False, prompt_embeds=embeddings, lora_scale=lora_scale
+            )
         return embeddings[[distinct.index(text) for text in texts]]
+
+    def _skip_layers(self, texts: list[str], device: torch.device, clip_skip: int) -> torch.Tensor:
+        """Text embeddings without the last `clip_skip` layers. `encode_prompt` looks for them in an attribute that the
+        text encoders of transformers 5 do not have."""
+        tokens = self.tokenizer(
+            self.maybe_convert_prompt(texts, self.tokenizer),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        output = self.text_encoder(tokens.input_ids.to(device), output_hidden_states=True)
+        inner = getattr(self.text_encoder, "text_model", self.text_encoder)
+        return inner.final_layer_norm(output.hidden_states[-(clip_skip + 1)])
 
     def prepare_text(
         self,

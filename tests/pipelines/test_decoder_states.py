@@ -113,7 +113,6 @@ def test_a_forked_pool_decodes(encoder, photo, run_python, tmp_path):
 
 
 def test_evaluations_are_counted_before_decoding(toy, file, caplog):
-    logging.getLogger("rsic_diffusers").addHandler(caplog.handler)
     caplog.set_level(logging.INFO, "rsic_diffusers")
     calls = []
     hook = toy.unet.register_forward_hook(lambda *_: calls.append(None))
@@ -171,11 +170,10 @@ class Overflowing(torch.nn.Module):
         self.layer = layer
 
     def forward(self, x):
-        return self.layer(x) * 1e5 * 1e-5
+        return self.layer(x) * 1e7 * 1e-7
 
 
 def test_nan_of_the_vae_is_decoded_again_in_float32(toy, file, caplog):
-    logging.getLogger("rsic_diffusers").addHandler(caplog.handler)
     steps = {"num_inference_steps": 0, "strength": 1.0, "guidance_target": "posterior", "output_type": "np"}
     vae = copy.deepcopy(toy.vae).half()
     vae.decoder.layers[-1] = Overflowing(vae.decoder.layers[-1])
@@ -266,7 +264,8 @@ def test_the_loop_runs_operators_that_mps_has(toy, file, i):
     hook.remove()
     missing = modes[0].names - operators_of_mps()
     assert len(modes[0].names) > 20 and "convolution.default" in modes[0].names
-    assert not {name for name in missing if not name.startswith("_local_scalar_dense")}, missing
+    # Attention is asked for by one operator, which each device replaces by its own.
+    assert not {name for name in missing if not name.startswith("_scaled_dot_product")}
 
 
 def test_the_table_of_mps_is_read_right():

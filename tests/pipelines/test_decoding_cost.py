@@ -30,7 +30,7 @@ def watched(decoder):
 
 
 def test_a_step_is_one_unet_call_and_a_text_is_embedded_once(decoder, files, watched):
-    out = decoder(files, **PAPER, output_type="latent")
+    out = decoder(files, **PAPER, inversion_guidance_scale=1.0, output_type="latent")
     assert out.num_unet_evaluations == len(watched["unet"]) == 2 + 2 * 2
     # Inverted with the caption alone, denoised in pairs.
     assert [len(sample) for sample, _, _ in watched["unet"]] == [3] * 2 + [6] * 4
@@ -51,11 +51,11 @@ def test_without_captions_there_are_no_pairs(decoder, files, watched):
 
 
 def test_a_scale_of_one_everywhere_takes_no_pairs_and_gives_their_picture(decoder, files, watched):
-    """Against a scale that is a map, and hardly another."""
-    settings = {**STRENGTH, "output_type": "latent", "guidance_scale": 1.0}
-    alone = decoder(files, **settings, referring_scale=0.0).images
+    """Against a scale that is hardly another, and for which pairs are taken."""
+    settings = {**STRENGTH, "output_type": "latent"}
+    alone = decoder(files, **settings, guidance_scale=1.0, referring_scale=0.7).images
     number = len(watched["unet"])
-    pairs = decoder(files, **settings, referring_scale=1e-7).images
+    pairs = decoder(files, **settings, guidance_scale=1.0000001, referring_scale=0.0).images
     assert [len(sample) for sample, _, _ in watched["unet"]] == [3] * number + [6] * number
     torch.testing.assert_close(alone, pairs, atol=1e-4, rtol=1e-4)
 
