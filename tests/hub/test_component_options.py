@@ -102,6 +102,17 @@ def test_quantization_by_component_reaches_the_base(small, file, reference):
     assert len(kinds) == 2 and {type(p).__name__ for p in decoder.vae.parameters()} == {"Parameter"}
     ours = picture(decoder, file)
     assert 0 < np.abs(ours - reference).mean() < 0.02
+
+
+def test_quantization_reaches_the_base_or_is_refused_by_name(small):
+    """Without a package that quantizes (torchao is no part of the tests), what asks for one has been reached."""
+    from diffusers import QuantoConfig
+
+    quantization = {"unet": QuantoConfig(weights_dtype="int8")}
+    with pytest.raises(ImportError, match="quanto"):
+        load(small / "thin", quantization_config=quantization)
+    # The encoder has no UNet, and takes the same arguments.
+    assert RSICEncoderPipeline.from_pretrained(small / "thin", quantization_config=quantization).hsvlc is not None
     with pytest.raises(ValueError, match="names unet, but does not reach the single file"):
         load(small / "thin", base_model=small / "base.safetensors", quantization_config=quantization)
     with pytest.raises(ValueError, match="names hsvlc"):
