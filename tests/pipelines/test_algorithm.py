@@ -192,7 +192,7 @@ def test_each_position_starts_from_noise_of_its_own_level(toy, pull):
         clean = (z - (1 - abar[t]) ** 0.5 * eps) / abar[t] ** 0.5
         moved = clean + pull * (1 - abar[t]) / (1 - abar[t] + error) * (z_hat - clean)
         below = abar[timesteps[i + 1]] if i < 9 else abar[0]
-        z = below**0.5 * moved + (1 - below) ** 0.5 * eps
+        z = below**0.5 * moved + (1 - below) ** 0.5 * (z - abar[t] ** 0.5 * moved) / (1 - abar[t]) ** 0.5
         before, evaluations = t, evaluations + 1
     file = Bitstream(
         128, 64, WeightMap((levels[0, 0] * 7).round().byte().numpy(), 8), "a dog", codes, toy.hsvlc.fingerprint

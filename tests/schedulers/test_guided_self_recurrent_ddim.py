@@ -230,7 +230,8 @@ def test_the_posterior_mean_equals_numpy():
             predicted = (z - np.sqrt(1 - abar[t]) * eps) / np.sqrt(abar[t])
             precisions = 1 / (1 - abar[t]), strength / error
             clean = (precisions[0] * predicted + precisions[1] * z_hat) / (precisions[0] + precisions[1])
-            expected = np.sqrt(abar[previous]) * clean + np.sqrt(1 - abar[previous]) * eps
+            noise = (z - np.sqrt(abar[t]) * clean) / np.sqrt(1 - abar[t])  # what z_t holds beside them
+            expected = np.sqrt(abar[previous]) * clean + np.sqrt(1 - abar[previous]) * noise
             tensors = [torch.from_numpy(array) for array in (eps, z, z_hat, error)]
             out = scheduler.step(
                 tensors[0], t, tensors[1], tensors[2], error=tensors[3], guidance_target="posterior",
