@@ -15,7 +15,7 @@ MAX_STEP_STRENGTH = PAPER_ELEMENTS / 4
 
 GUIDANCE_TARGETS = ("noisy", "clean", "posterior")
 # What `guidance_strength=None` stands for. "noisy": the paper's gamma = 1e3 in each of its 50 x 8 steps.
-DEFAULT_GUIDANCE_STRENGTH = {"noisy": 50 * 8 * 1e3, "clean": 12e3, "posterior": 1.0}
+DEFAULT_GUIDANCE_STRENGTH = {"noisy": 50 * 8 * 1e3, "clean": 12e3, "posterior": 0.3}
 
 
 def guidance_gradient(codec: Callable, sample: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,8 @@ def posterior_weight(alpha: torch.Tensor, error: torch.Tensor, strength: float =
     Two estimates of z_0 are at hand: the model's, from z_t, whose squared error is taken for 1 - abar_t (what is
     unknown of Gaussian latents of variance 1 with noise of that level), and the codec's, with squared error D(M). If
     both errors are Gaussian and independent, the best estimate is the mean of the two, each weighted by the inverse of
-    its squared error.
+    its squared error. They are not quite independent, since denoising started from z_hat_0; hence a default strength
+    below 1.
 
     Args:
         alpha (`torch.Tensor`): abar_t.

@@ -10,7 +10,7 @@ from rsic_diffusers.evaluation.experiments import benchmark
 from rsic_diffusers.evaluation.experiments.decoding_profile import Stopwatch, profile_decoding
 
 
-STRENGTH = {"num_inference_steps": 4, "num_recurrence_steps": 2, "strength": 1.0}
+STRENGTH = {"num_inference_steps": 4, "num_recurrence_steps": 2, "strength": 1.0, "guidance_target": "clean"}
 
 
 def test_a_call_inside_a_call_is_counted_once():

@@ -241,6 +241,23 @@ def test_the_posterior_mean_equals_numpy():
             np.testing.assert_allclose(out.pred_original_sample.numpy(), predicted, atol=1e-4, rtol=1e-5)
 
 
+def test_the_pull_of_the_posterior_mean_does_not_depend_on_the_number_of_steps():
+    """A model that always predicts 0, z_hat_0 = 1: what a run comes to, by few, more and many steps."""
+    reference, error = torch.ones(1, 4, 1, 1), torch.tensor([0.05, 0.2, 0.8]).view(1, 1, 1, 3)
+    reached = []
+    for T in (20, 80, 320):
+        scheduler = GuidedSelfRecurrentDDIMScheduler()
+        scheduler.set_timesteps(T, start=700.0)
+        z = torch.zeros(1, 4, 1, 3)
+        for t in scheduler.timesteps:
+            eps = z / (1 - scheduler.alphas_cumprod[t]) ** 0.5
+            z = scheduler.step(eps, t, z, reference, error=error, guidance_target="posterior").prev_sample
+        reached.append(z[0, 0, 0])
+    torch.testing.assert_close(reached[1], reached[2], atol=0.03, rtol=0)
+    torch.testing.assert_close(reached[0], reached[2], atol=0.1, rtol=0)
+    assert (reached[2].diff() < 0).all() and 0.01 < reached[2][-1] < reached[2][0] <= 1
+
+
 @pytest.mark.parametrize("config", [SD15, {**SD15, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}])
 def test_start_levels_equal_numpy(config):
     """(1 - abar) / abar = strength k(M) D(M), found again at the returned timestep."""
