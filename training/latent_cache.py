@@ -69,7 +69,7 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0) -> Cac
 
     Args:
         vae: On the device that encodes.
-        photos: A sequence or `IterableDataset` of (path or bytes, label).
+        photos: A sequence of (path or bytes, label), or a stream of them ([`StreamedPhotos`]).
         prepare (`Callable`): Gives for a PIL image an (H, W, 3) uint8 array, or that and a dict to be kept with the
             latents, or None for a photo that is not to be used. Its `repr` tells one way to prepare from another.
         cache (`str` or `Path`): Folder.
@@ -173,7 +173,7 @@ def find_shards(folder: Path) -> dict[str, Path]:
     return shards
 
 
-def latent_variance(latents) -> list[float]:
+def measure_latent_variance(latents) -> list[float]:
     """Variance of each channel over the latents of all photos, or of a sample if they are many."""
     count, total, squares = 0, 0.0, 0.0
     for i in range(0, len(latents), max(1, len(latents) // VARIANCE_PHOTOS)):
@@ -234,18 +234,13 @@ class _MapPart(Dataset):
 
 
 class _StreamPart(IterableDataset):
-    """This process's (and this worker's) part of a stream of photos; the others' are skipped undecoded."""
+    """This process's part of a stream of photos."""
 
     def __init__(self, photos, reader, process_index, num_processes):
-        self.photos, self.reader = photos, reader
-        self.process_index, self.num_processes = process_index, num_processes
+        self.photos, self.reader = photos.part(process_index, num_processes), reader
 
     def __iter__(self):
-        worker = torch.utils.data.get_worker_info()
-        workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
-        for i, photo in enumerate(self.photos):
-            if i % (self.num_processes * workers) == self.process_index * workers + worker_id:
-                yield self.reader(photo)
+        return map(self.reader, self.photos)
 
 
 def _dataset_part(photos, reader, accelerator):

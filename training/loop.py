@@ -1,5 +1,6 @@
 """The training loop that the scripts share."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 
 LOGGING_STEPS = 20
+MAX_GRADIENT_NORM = 1.0
 
 
 def train(args, accelerator, model, loss_of, export, weight_decay=1e-4):
@@ -56,15 +58,9 @@ def train(args, accelerator, model, loss_of, export, weight_decay=1e-4):
     for step in progress:
         for part in range(args.gradient_accumulation_steps):
             rng = np.random.default_rng((args.seed, step, part, accelerator.process_index))
-            with accelerator.accumulate(model):
-                with accelerator.autocast():
-                    loss, figures = loss_of(model, rng, step)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                lr_scheduler.step()
-                optimizer.zero_grad()
+            loss, figures = accumulate_step(
+                accelerator, model, optimizer, lr_scheduler, partial(loss_of, model, rng, step)
+            )
         ema.step(parameters)
         if step % LOGGING_STEPS == 0:
             log_figures(
@@ -79,6 +75,20 @@ def train(args, accelerator, model, loss_of, export, weight_decay=1e-4):
     if first >= args.max_train_steps:
         export_averaged(first)  # the run was killed between the last checkpoint and the end of its export
     accelerator.end_training()
+
+
+def accumulate_step(accelerator, model, optimizer, lr_scheduler, make_loss):
+    """One batch forth and back, and a step of the optimiser when enough of them are accumulated."""
+    with accelerator.accumulate(model):
+        with accelerator.autocast():
+            loss, figures = make_loss()
+        accelerator.backward(loss)
+        if accelerator.sync_gradients:
+            accelerator.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+        optimizer.step()
+        lr_scheduler.step()
+        optimizer.zero_grad()
+    return loss, figures
 
 
 def log_figures(accelerator, progress, figures, step) -> None:

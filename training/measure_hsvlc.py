@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoModel
-from training_photos import list_photos, load_photo_arrays
+from training_photos import find_photos, load_photo_arrays
 
 from rsic_diffusers.models.hsvlc import HSVLC
 from rsic_diffusers.models.measurement import measure_codec
@@ -42,7 +42,7 @@ def photo_latents(vae, photos, max_side):
 
 def main():
     args = parse_args()
-    photos = list_photos(args.photos)
+    photos = find_photos(args.photos)
     photos = photos[:: max(1, len(photos) // args.limit)][: args.limit]
     vae = AutoModel.from_pretrained(str(args.model), subfolder="vae", torch_dtype=torch.float32).eval()
     hsvlc = HSVLC.from_pretrained(args.model, subfolder="hsvlc", torch_dtype=torch.float32).eval()

@@ -32,12 +32,12 @@ from codec import (
     rate_distortion_loss,
 )
 from huggingface_hub import create_repo
-from latent_cache import latent_variance, load_latents
+from latent_cache import load_latents, measure_latent_variance
 from loop import log_picture, train
 from options import add_training_arguments, has_gpu, make_accelerator
 from pretrained_vae import add_vae_arguments, load_vae
 from repo_assembly import assemble_thin_repo, push_repo
-from training_photos import FitPhoto, dataset_photos, list_photos, random_crop
+from training_photos import FitPhoto, dataset_photos, find_photos, random_crop
 from weight_maps import random_weight_map
 
 from rsic_diffusers.models.hsvlc import CELL
@@ -148,12 +148,12 @@ def load_all_latents(args, accelerator, vae):
             args.dataset_name, args.image_column, args.split, args.streaming, args.max_train_samples
         )
     else:
-        photos = list_photos(args.train_data_dir)[: args.max_train_samples]
+        photos = find_photos(args.train_data_dir)[: args.max_train_samples]
     cache = Path(args.cache_latents or Path(args.output_dir) / "latents")
     shared = {"cache": cache, "accelerator": accelerator, "num_workers": args.dataloader_num_workers}
     held_out = []
     if args.validation_dir:  # first, since it is soon done and may be refused
-        held_out = load_latents(vae, list_photos([args.validation_dir]), FitPhoto(64, args.max_side), **shared)
+        held_out = load_latents(vae, find_photos([args.validation_dir]), FitPhoto(64, args.max_side), **shared)
     latents = load_latents(vae, photos, FitPhoto(args.resolution, args.max_side), **shared)
     source = held_out or latents
     measured = [source[i][0] for i in range(0, len(source), max(1, len(source) // args.measured_photos))]
@@ -192,7 +192,7 @@ def main():
     vae = load_vae(args).to(accelerator.device)
     hsvlc = make_codec(args, vae).to(memory_format=torch.channels_last)
     latents, measured = load_all_latents(args, accelerator, vae)
-    variance = latent_variance(latents)
+    variance = measure_latent_variance(latents)
 
     def loss_of(model, rng, step):
         crops, weight_map, finest = random_batch(latents, args, rng, accelerator.device)

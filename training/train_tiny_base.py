@@ -21,7 +21,7 @@ from loop import train
 from options import add_training_arguments, make_accelerator
 from PIL import Image
 from tiny_tokenizer import train_tokenizer
-from training_photos import FitPhoto, list_photos, random_crop
+from training_photos import FitPhoto, find_photos, random_crop
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
@@ -133,7 +133,7 @@ def main():
     vae = AutoencoderTiny.from_pretrained(args.vae).to(accelerator.device, memory_format=torch.channels_last).eval()
     cache = Path(args.output_dir) / "latents"
     prepare = CaptionedPhoto(args.resolution, args.max_side)
-    latents = load_latents(vae, list_photos(args.train_data_dir), prepare, cache, accelerator)
+    latents = load_latents(vae, find_photos(args.train_data_dir), prepare, cache, accelerator)
     tokenizer, text_encoder, unet = make_base(args, sorted({label for _, label in latents.entries if label}))
     unet.to(memory_format=torch.channels_last)
     # Stable Diffusion's schedule.

@@ -21,7 +21,7 @@ from diffusers import AutoencoderTiny
 from loop import train
 from options import add_training_arguments, make_accelerator
 from perceptual import PatchDiscriminator, PerceptualLoss, adaptive_weight
-from training_photos import list_photos, load_photo_arrays, random_crop
+from training_photos import find_photos, load_photo_arrays, random_crop
 from widening import widen_vae
 
 
@@ -108,7 +108,7 @@ def make_vae(args):
     return vae.to(memory_format=torch.channels_last)
 
 
-def random_batch(photos, args, rng, device):
+def random_crops(photos, args, rng, device):
     """Random crops, (B, 3, resolution, resolution) with values in [-1, 1]."""
     crops = [
         random_crop(photos[rng.integers(len(photos))], args.resolution, rng) for _ in range(args.train_batch_size)
@@ -148,7 +148,7 @@ def vae_loss(model, image, args, perceptual, rng, step):
 def log_validation(vae, folder, perceptual, max_side, step):
     """Print PSNR, and LPIPS and DISTS where they are at hand, of the photos in `folder` through the VAE."""
     measured = []
-    for array, _ in load_photo_arrays(list_photos([folder]), 64, max_side):
+    for array, _ in load_photo_arrays(find_photos([folder]), 64, max_side):
         height, width = (side - side % 8 for side in array.shape[:2])
         image = torch.from_numpy(array[:height, :width].copy()).permute(2, 0, 1)[None].to(vae.device) / 127.5 - 1
         decoded = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
@@ -169,14 +169,14 @@ def main():
     accelerator = make_accelerator(args, find_unused_parameters=args.freeze_encoder)
     if args.adversarial_weight and accelerator.num_processes > 1:
         raise SystemExit("--adversarial_weight trains in one process only; start the script without a launcher.")
-    listed = list_photos(args.train_data_dir)
+    listed = find_photos(args.train_data_dir)
     photos = [array for array, _ in load_photo_arrays(listed, args.resolution, args.max_side)]
     vae = make_vae(args)
     if perceptual is not None:
         perceptual.to(accelerator.device, memory_format=torch.channels_last)
 
     def loss_of(model, rng, step):
-        image = random_batch(photos, args, rng, accelerator.device)
+        image = random_crops(photos, args, rng, accelerator.device)
         return vae_loss(model, image, args, perceptual, rng, step)
 
     def export(model, step):

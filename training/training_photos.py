@@ -1,7 +1,6 @@
 """Photos for training: found in folders or in a dataset, read, brought to size, cropped at random."""
 
 import csv
-import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from rsic_diffusers.images import open_image, readable_suffixes
 
 
-def list_photos(folders):
+def find_photos(folders):
     """Pair each photo in `folders` and their subfolders with its label.
 
     Args:
@@ -59,14 +58,25 @@ class DatasetPhotos(torch.utils.data.Dataset):
 
 
 class StreamedPhotos(torch.utils.data.IterableDataset):
-    """The photos of a dataset that is downloaded while it is read, at most `limit` of them."""
+    """The photos of a dataset that is downloaded while it is read.
 
-    def __init__(self, dataset, image_column: str, limit: int | None):
-        self.dataset, self.image_column, self.limit = dataset, image_column, limit
+    Args:
+        dataset (`datasets.IterableDataset`): With the column `image_column` not decoded. It divides its files among
+            the workers of a DataLoader by itself.
+    """
+
+    def __init__(self, dataset, image_column: str):
+        self.dataset, self.image_column = dataset, image_column
 
     def __iter__(self):
-        for row in itertools.islice(self.dataset, self.limit):
+        for row in self.dataset:
             yield _dataset_photo(row[self.image_column])
+
+    def part(self, process_index: int, num_processes: int):
+        """What one of several processes is to read."""
+        from datasets.distributed import split_dataset_by_node
+
+        return StreamedPhotos(split_dataset_by_node(self.dataset, process_index, num_processes), self.image_column)
 
 
 def _dataset_photo(image):
@@ -100,7 +110,7 @@ def dataset_photos(name, image_column, split="train", streaming=False, limit=Non
         raise ValueError(f"{name} has no column {image_column!r}; it has {', '.join(columns)}.")
     dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
     if streaming:
-        return StreamedPhotos(dataset, image_column, limit)
+        return StreamedPhotos(dataset.take(limit) if limit else dataset, image_column)
     return DatasetPhotos(dataset.select(range(min(limit, len(dataset)))) if limit else dataset, image_column)
 
 
@@ -129,7 +139,7 @@ def load_photo_arrays(photos, min_side, max_side):
     """Read photos one by one, brought to size by [`FitPhoto`].
 
     Args:
-        photos (`list[tuple[Path | bytes, str]]`): What `list_photos` gives.
+        photos (`list[tuple[Path | bytes, str]]`): What `find_photos` gives.
 
     Yields:
         `tuple[np.ndarray, str]`: (H, W, 3) uint8 array and label. Unreadable photos are named, skipped and counted;

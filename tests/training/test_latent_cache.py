@@ -51,11 +51,11 @@ def latents_by_label(latents):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_latents_are_those_of_the_vae(num_workers, folder, vae, tmp_path):
     from latent_cache import load_latents
-    from training_photos import FitPhoto, list_photos
+    from training_photos import FitPhoto, find_photos
 
     names = ["a.png", "b.png", "below/a.png"]
     (folder / "labels.tsv").write_text("file\tlabel\n" + "".join(f"{name}\t{name}\n" for name in names))
-    listed = list_photos([folder])
+    listed = find_photos([folder])
     cached = load_latents(vae, listed, FitPhoto(64, 768), tmp_path / "cache", ACCELERATOR, num_workers)
     found = latents_by_label(cached)
     assert sorted(found) == names
@@ -71,36 +71,36 @@ def test_latents_are_those_of_the_vae(num_workers, folder, vae, tmp_path):
 
 def test_latents_are_found_by_content_vae_and_size(folder, vae, tmp_path, photo):
     from latent_cache import load_latents
-    from training_photos import FitPhoto, list_photos
+    from training_photos import FitPhoto, find_photos
 
     counting, cache, fit = CountingVAE(vae), tmp_path / "cache", FitPhoto(64, 768)
-    load_latents(counting, list_photos([folder]), fit, cache, ACCELERATOR)
+    load_latents(counting, find_photos([folder]), fit, cache, ACCELERATOR)
     assert counting.count == 3
     # The same photos under other names: nothing to encode. Another photo under an old name: encoded.
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     (moved / "a.png").rename(moved / "c.png")
-    load_latents(counting, list_photos([moved]), fit, cache, ACCELERATOR)
+    load_latents(counting, find_photos([moved]), fit, cache, ACCELERATOR)
     assert counting.count == 3
     photo.crop((200, 200, 296, 264)).save(moved / "b.png")
-    latents = load_latents(counting, list_photos([moved]), fit, cache, ACCELERATOR)
+    latents = load_latents(counting, find_photos([moved]), fit, cache, ACCELERATOR)
     assert counting.count == 4 and len(latents) == 3
     # Another size, another VAE.
-    load_latents(counting, list_photos([folder]), FitPhoto(128, 768), cache, ACCELERATOR)
+    load_latents(counting, find_photos([folder]), FitPhoto(128, 768), cache, ACCELERATOR)
     assert counting.count == 7
     torch.manual_seed(0)
     other = CountingVAE(AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4))
-    load_latents(other, list_photos([folder]), fit, cache, ACCELERATOR)
+    load_latents(other, find_photos([folder]), fit, cache, ACCELERATOR)
     assert other.count == 3
 
 
 def test_an_interrupted_run_goes_on_where_it_was(folder, vae, tmp_path, monkeypatch):
     import latent_cache
-    from training_photos import FitPhoto, list_photos
+    from training_photos import FitPhoto, find_photos
 
     monkeypatch.setattr(latent_cache, "SHARD_PHOTOS", 1)
     monkeypatch.setattr(latent_cache, "PIXELS_AT_ONCE", {"cpu": 1})
-    counting, listed = CountingVAE(vae), list_photos([folder])
+    counting, listed = CountingVAE(vae), find_photos([folder])
 
     def interrupted(image):
         if counting.count == 2:
@@ -118,7 +118,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, vae, tmp_path, monkeypa
 
 def test_processes_share_the_work(folder, vae, tmp_path):
     from latent_cache import find_shards, load_latents
-    from training_photos import FitPhoto, list_photos
+    from training_photos import FitPhoto, find_photos
 
     counts = []
     for index in range(2):
@@ -127,7 +127,7 @@ def test_processes_share_the_work(folder, vae, tmp_path):
         # What the other process has is gathered by accelerate, which one process cannot do.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("latent_cache.gather_object", lambda entries: entries)
-            load_latents(counting, list_photos([folder]), FitPhoto(64, 768), tmp_path / "cache", alone)
+            load_latents(counting, find_photos([folder]), FitPhoto(64, 768), tmp_path / "cache", alone)
         counts.append(counting.count)
     assert counts == [2, 1]
     (cache,) = (tmp_path / "cache").iterdir()
@@ -144,12 +144,12 @@ def test_photos_of_one_size_are_encoded_together():
 
 
 def test_variance_is_that_of_all_latents():
-    from latent_cache import latent_variance
+    from latent_cache import measure_latent_variance
 
     rng = np.random.default_rng(0)
     latents = [rng.normal(3, [[[1]], [[2]], [[3]], [[4]]], size=(4, 8, 8 + i)) for i in range(5)]
     together = np.concatenate([values.reshape(4, -1) for values in latents], axis=1)
-    measured = latent_variance([(torch.tensor(values), "", {}) for values in latents])
+    measured = measure_latent_variance([(torch.tensor(values), "", {}) for values in latents])
     np.testing.assert_allclose(measured, together.var(axis=1), rtol=1e-3)
 
 
@@ -159,12 +159,12 @@ def test_variance_is_that_of_all_latents():
 )
 def test_photos_are_read_at_the_size_that_is_coded(size, expected, tmp_path):
     """Reduced as the encoder does; a short side goes before a long one."""
-    from training_photos import list_photos, load_photo_arrays
+    from training_photos import find_photos, load_photo_arrays
 
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(256, size=(*size[::-1], 3), dtype=np.uint8))
     image.save(tmp_path / "a.png")
-    ((array, _),) = load_photo_arrays(list_photos([tmp_path]), 64, 768)
+    ((array, _),) = load_photo_arrays(find_photos([tmp_path]), 64, 768)
     np.testing.assert_array_equal(array, np.asarray(image.resize(expected, Image.Resampling.LANCZOS)))
 
 
@@ -173,10 +173,10 @@ def test_a_dataset_is_what_its_folder_is(streaming, folder, vae, tmp_path):
     """The same photos as a folder and through the package datasets: the same latents, from one cache."""
     pytest.importorskip("datasets", reason="the package datasets is optional", exc_type=ImportError)
     from latent_cache import load_latents
-    from training_photos import FitPhoto, dataset_photos, list_photos
+    from training_photos import FitPhoto, dataset_photos, find_photos
 
     counting, cache = CountingVAE(vae), tmp_path / "cache"
-    from_folder = load_latents(counting, list_photos([folder]), FitPhoto(64, 768), cache, ACCELERATOR)
+    from_folder = load_latents(counting, find_photos([folder]), FitPhoto(64, 768), cache, ACCELERATOR)
     photos = dataset_photos(folder, "image", streaming=streaming)
     from_dataset = load_latents(counting, photos, FitPhoto(64, 768), cache, ACCELERATOR, num_workers=2)
     assert counting.count == 3
