@@ -30,7 +30,6 @@ def inspect(data: bytes) -> tuple[str, np.ndarray]:
 
 
 def wrong(decoder: RSICDecoderPipeline) -> None:
-    decoder(b"", preset=3)  # type: ignore[arg-type]
     decoder.save_pretrained("folder", full="yes")  # type: ignore[arg-type]
     WeightMap.constant("high", 64, 64)  # type: ignore[arg-type]
     Demand(weight="all")  # type: ignore[arg-type]

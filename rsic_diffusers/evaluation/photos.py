@@ -42,7 +42,7 @@ class Photo:
 
     def pixel_box(self, size) -> tuple | None:
         """(x0, y0, x1, y1) in pixels of a photo of `size` (width, height)."""
-        return self.box and tuple(fraction * side for fraction, side in zip(self.box, 2 * size))
+        return self.box and tuple(fraction * side for fraction, side in zip(self.box, 2 * size, strict=True))
 
     def region(self, size) -> np.ndarray | None:
         """What is referred to, boolean (H, W): the mask's pixels, or those wholly inside the box."""

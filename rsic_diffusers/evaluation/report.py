@@ -23,7 +23,7 @@ from .sheet import draw_box, make_sheet
 
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 METRICS = {**PICTURE_METRICS, **SET_METRICS}
@@ -120,10 +120,11 @@ def plot_curves(means: list[dict], path: Path) -> None:
     figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.6 * rows), squeeze=False)
     for axis in axes.flat[len(metrics) :]:
         axis.remove()
-    for (name, metric), axis in zip(metrics.items(), axes.flat):
+    for (name, metric), axis in zip(metrics.items(), axes.flat, strict=False):
         for method in dict.fromkeys(mean["method"] for mean in means):
             points = sorted((mean["bpp"], mean[name]) for mean in means if mean["method"] == method and name in mean)
-            axis.plot(*(zip(*points) if points else ([], [])), "o-", markersize=3.5, linewidth=1.2, label=method)
+            curve = zip(*points, strict=True) if points else ([], [])
+            axis.plot(*curve, "o-", markersize=3.5, linewidth=1.2, label=method)
         better = "higher" if metric.higher_is_better else "lower"
         axis.set(xscale="log", xlabel="bpp", ylabel=metric.label, title=f"{better} is better")
         axis.grid(True, which="both", alpha=0.3)

@@ -170,8 +170,8 @@ class HSVLC(ModelMixin, ConfigMixin):
             height, width (`int`): Of the latents.
         """
         self._check_map_shape(weight_map, len(weight_map), height, width)
-        # Whole 1/256ths, so that this prior and the fixed-point one see the same M. Rounded in float32: in half precision
-        # M would already be another, while whole 1/256ths are the same in all of them.
+        # Whole 1/256ths, so that this prior and the fixed-point one see the same M. Rounded in float32: in half
+        # precision M would already be another, while whole 1/256ths are the same in all of them.
         weight_map = torch.round(weight_map.to(self.start.device, torch.float32) * ACTIVATION_ONE) / ACTIVATION_ONE
         weight_map = weight_map.to(self.start.dtype)
         return self._condition(self._maps(weight_map, height, width))

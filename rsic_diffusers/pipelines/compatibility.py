@@ -23,8 +23,8 @@ def check_latent_space(vae, hsvlc) -> None:
     """
     if vae is None or hsvlc is None:
         raise ValueError(
-            "The pipeline got no VAE or no codec. DiffusionPipeline.from_pretrained does not fetch the base checkpoint "
-            "of a thin repo; use RSICDecoderPipeline.from_pretrained or RSICEncoderPipeline.from_pretrained, which do."
+            "The pipeline got no VAE or no codec. DiffusionPipeline.from_pretrained does not fetch the base of a thin "
+            "repo; use RSICDecoderPipeline.from_pretrained or RSICEncoderPipeline.from_pretrained, which do."
         )
     channels = vae.config.get("latent_channels")
     if channels is None:
@@ -96,7 +96,7 @@ def check_scheduler(scheduler) -> None:
     if not isinstance(scheduler, GuidedSelfRecurrentDDIMScheduler):
         raise ValueError(
             f"The decoder samples with a GuidedSelfRecurrentDDIMScheduler, not with a {type(scheduler).__name__}; "
-            "make one over the same noise schedule with GuidedSelfRecurrentDDIMScheduler.from_config(scheduler.config)."
+            "make one of its noise schedule with GuidedSelfRecurrentDDIMScheduler.from_config(scheduler.config)."
         )
 
 

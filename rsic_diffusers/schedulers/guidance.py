@@ -1,7 +1,7 @@
 """The arithmetic of a guided step (paper, section II-C, line 8 of Algorithm 1): DDIM, and the pull towards the coded
 latents, by gradient or in closed form."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 

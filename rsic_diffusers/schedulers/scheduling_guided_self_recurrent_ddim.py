@@ -1,7 +1,7 @@
 """GGD's sampler: guided, self-recurrent DDIM (paper, section II-C, Algorithm 1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 import torch

@@ -53,7 +53,7 @@ def test_the_box_alone_of_a_folder(small_photo, encoder, decoder, tmp_path, caps
     small_photo.save(tmp_path / "one.png")
     small_photo.save(tmp_path / "two.png")
     box = (50, 20, 150, 140)
-    fractions = [side / of for side, of in zip(box, 2 * small_photo.size)]
+    fractions = [side / of for side, of in zip(box, 2 * small_photo.size, strict=True)]
     annotations = [
         {"file": "one.png", "caption": "a woman", "box": fractions},
         {"file": "two.png", "box": [0.2, 0.2, 0.4, 0.9]},  # 41 pixels wide

@@ -90,7 +90,8 @@ def test_lpips_by_hand(pair, random_networks, alexnet):
 
     weights = torch.load(library.__file__.replace("lpips.py", "lpips_models/alex.pth"), map_location="cpu")
     shift, scale = (torch.tensor(one)[:, None, None] for one in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
-    layers = zip(*(activations(alexnet, (2 * x - 1 - shift) / scale, (1, 4, 7, 9, 11)) for x in tensors(pair)))
+    features = [activations(alexnet, (2 * x - 1 - shift) / scale, (1, 4, 7, 9, 11)) for x in tensors(pair)]
+    layers = zip(*features, strict=True)
     expected = 0
     for index, (a, b) in enumerate(layers):
         difference = (F.normalize(a, dim=1) - F.normalize(b, dim=1)) ** 2
@@ -113,7 +114,8 @@ def test_dists_by_hand(pair, random_networks, vgg16):
         return F.conv2d(x**2, kernel, stride=2, padding=1, groups=x.shape[1]).sqrt()
 
     mean, std = (torch.tensor(one)[:, None, None] for one in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    layers = zip(*([x, *activations(vgg16, (x - mean) / std, (3, 8, 15, 22, 29), pool)] for x in tensors(pair)))
+    features = [[x, *activations(vgg16, (x - mean) / std, (3, 8, 15, 22, 29), pool)] for x in tensors(pair)]
+    layers = zip(*features, strict=True)
     similarity, start = 0, 0
     for a, b in layers:
         a, b = (one.double().flatten(2)[0] for one in (a, b))

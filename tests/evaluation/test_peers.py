@@ -76,7 +76,7 @@ def test_sizes_that_are_only_nearly_monotone():
         # A file's place among the sizes is off by at most 4 from its setting's, so two are at most 8 apart.
         sizes = np.sort(rng.integers(20, 400, 64))[np.argsort(np.arange(64) + rng.uniform(-4, 4, 64))]
         num_bytes = int(rng.integers(10, 420))
-        found = largest_within(range(64), lambda i: bytes(int(sizes[i])), num_bytes)
+        found = largest_within(range(64), lambda i, sizes=sizes: bytes(int(sizes[i])), num_bytes)
         fitting = sizes[sizes <= num_bytes]
         assert len(found.data) == (fitting.max() if len(fitting) else sizes.min())
         assert found.fits == bool(len(fitting)) and len(found.data) == sizes[found.setting]

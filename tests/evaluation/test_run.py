@@ -190,7 +190,7 @@ def test_another_codecs_pictures_are_taken_as_they_are(tmp_path, photo):
     assert main(command) == 0
     again = [row for row in rows_of(tmp_path / "out") if row["method"] == "theirs"]
     assert [int(row["bytes"]) for row in again] == [90, 101, 102]
-    assert [new["psnr"] == old["psnr"] for new, old in zip(again, rows)] == [True, False, True]
+    assert [new["psnr"] == old["psnr"] for new, old in zip(again, rows, strict=True)] == [True, False, True]
 
 
 def test_a_metric_that_fails_takes_nothing_else_with_it(tmp_path, photo, capsys, monkeypatch):

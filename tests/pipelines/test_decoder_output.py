@@ -21,7 +21,7 @@ def test_weight_maps_are_the_encoders_at_pixels(decoder, encoded, small_photo):
     assert out.captions == ["a woman in a cap"] * 2 and len(out.weight_maps) == 2
     expected = np.zeros((165, 203), np.float32)
     expected[64:128, 64:128] = 1
-    for weights, image in zip(out.weight_maps, out.images):
+    for weights, image in zip(out.weight_maps, out.images, strict=True):
         assert weights.dtype == np.float32 and weights.shape == image.size[::-1]
         np.testing.assert_array_equal(weights, expected)
     for output_type in ("np", "pt", "latent"):

@@ -39,7 +39,7 @@ def test_a_step_is_one_unet_call_and_a_text_is_embedded_once(decoder, files, wat
     embeddings = watched["unet"][-1][2]
     of_caption, of_nothing = embeddings[3], embeddings[4]
     assert not torch.equal(of_caption, of_nothing)
-    for row, expected in zip(embeddings, [of_nothing] * 3 + [of_caption, of_nothing, of_caption]):
+    for row, expected in zip(embeddings, [of_nothing] * 3 + [of_caption, of_nothing, of_caption], strict=True):
         torch.testing.assert_close(row, expected, atol=0, rtol=0)
     # Nine modulated blocks: for each file's stream, and once for all steps.
     assert watched["sft"] == 9 * (3 + 1)

@@ -1,5 +1,8 @@
 """The main job on the embedded default and a real photo."""
 
+import itertools
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,7 +45,7 @@ def test_batch_is_its_members(encoder, decoder, small_photo):
     assert out.bitstream[0] == encoder(photos[0], caption="a woman", box=BOX, weight=0.8).bitstream
     assert out.bitstream[1] == encoder(photos[1], weight=0.8).bitstream
     together = decoder(out.bitstream, **QUICK, output_type="np").images
-    for image, data in zip(together, out.bitstream):
+    for image, data in zip(together, out.bitstream, strict=True):
         np.testing.assert_allclose(image, decoder(data, **QUICK, output_type="np").images[0], atol=0.02)
 
 
@@ -77,7 +80,7 @@ def test_fidelity_grows_with_the_weight(encoder, decoder, photo, shape):
         picture = np.asarray(decoder(out.bitstream, num_inference_steps=0).images[0], float)[ellipse > 0]
         errors.append(((picture - original) ** 2).mean())
         sizes.append(len(out.bitstream))
-    assert all(worse > 1.1 * better for worse, better in zip(errors, errors[1:]))
+    assert all(worse > 1.1 * better for worse, better in itertools.pairwise(errors))
     assert sizes == sorted(sizes)
 
 
@@ -152,6 +155,7 @@ def test_bad_input_is_named(encoder, decoder, small_photo, encoded, tmp_path):
         decoder(encoded.bitstream, output_type="jpg")
     with pytest.raises(ValueError, match="one size"):
         decoder([encoded.bitstream, encoder(small_photo.resize((64, 64))).bitstream])
-    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}')
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="no HSVLC"):
         RSICDecoderPipeline.from_pretrained(tmp_path)

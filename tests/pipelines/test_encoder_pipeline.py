@@ -45,8 +45,9 @@ def test_input_types_agree(encoder, small_photo, encoded):
 def test_a_budget_is_filled_without_running_the_vae_again(encoder, photo, monkeypatch):
     calls = {"vae": 0, "hsvlc": 0}
     for name, model, method in (("vae", encoder.vae, "encode"), ("hsvlc", encoder.hsvlc, "compress")):
+        original = getattr(model, method)
 
-        def counted(*args, name=name, original=getattr(model, method), **kwargs):
+        def counted(*args, name=name, original=original, **kwargs):
             calls[name] += 1
             return original(*args, **kwargs)
 

@@ -89,7 +89,7 @@ def to_transformers(state):
         if name in ("visual_projection.weight", "text_projection.weight"):
             value = value.T
         if ".in_proj_" in name:
-            for part, projection in zip(value.chunk(3), ("q_proj.", "k_proj.", "v_proj.")):
+            for part, projection in zip(value.chunk(3), ("q_proj.", "k_proj.", "v_proj."), strict=True):
                 result[name.replace("in_proj_", projection)] = part
         else:
             result[name] = value

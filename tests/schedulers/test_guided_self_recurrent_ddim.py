@@ -52,7 +52,7 @@ def test_denoising_and_inversion_equal_diffusers(config, steps):
 
     # diffusers' inverse scheduler takes its first step to the least noisy timestep, as ours does
     a = b = torch.randn(2, 4, 8, 8)
-    for t, t_inverse in zip(reversed(ours.timesteps), inverse.timesteps):
+    for t, t_inverse in zip(reversed(ours.timesteps), inverse.timesteps, strict=True):
         assert int(t) == int(t_inverse)
         a = ours.invert_step(toy_unet(a, t), t, a)
         b = inverse.step(toy_unet(b, t), t, b).prev_sample
@@ -198,7 +198,7 @@ def test_guidance_pulls_towards_the_reference_by_the_papers_amount(T, T_r):
             arguments = {"reference": reference, "codec": lambda x: x, "guidance_target": "noisy"}
             guided = scheduler.step(eps, t, z, **arguments, num_steps=num_steps).prev_sample
             torch.testing.assert_close(guided - plain, -share * ratio**0.5 * (z - reference), atol=1e-5, rtol=1e-4)
-    assert 2e3 / 16384 == pytest.approx(0.122, abs=1e-3)
+    assert pytest.approx(0.122, abs=1e-3) == 2e3 / 16384
 
 
 def test_the_total_pull_does_not_depend_on_the_number_of_steps():

@@ -47,7 +47,7 @@ def compare(encoder, decoder, image, box, **arguments) -> dict[str, float]:
     num_bytes = len(pair[0].bitstream)
     alone = encode_at_size(encoder, cut, num_bytes, **{key: arguments[key] for key in arguments if key != "weight"})
     row = {"share": (x1 - x0) * (y1 - y0) / (image.width * image.height)}
-    for name, out in zip(("referring", "global", "alone"), (*pair, alone)):
+    for name, out in zip(("referring", "global", "alone"), (*pair, alone), strict=True):
         picture = decoder(out.bitstream, num_inference_steps=0).images[0]
         row[f"{name} bytes"] = len(out.bitstream)
         row[f"{name} psnr"] = psnr(picture, cut) if name == "alone" else psnr(picture, image, whole)

@@ -42,7 +42,7 @@ from ..photos import find_photos
 
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 STEPS = 7
@@ -89,7 +89,7 @@ def measure_coding(codec: HSVLC, latents, weight_map, box) -> tuple[dict, torch.
     error = (decoded - latents).square().mean(dim=(0, 1)).cpu().numpy()
     row = dict.fromkeys(PARTS, 0.0)
     row["map"] = 8 * len(encode_map(weight_map))
-    row.update({f"f{i}": b for i, b in zip(codec.coded_scales, coded.bits_per_scale)})
+    row.update({f"f{i}": b for i, b in zip(codec.coded_scales, coded.bits_per_scale, strict=True)})
     row["bits"] = row["map"] + 8 * len(coded.data)
     row["mse"] = error.mean()
     row["mse inside"] = error[inside(box, shape)].mean() if box else np.nan
@@ -199,7 +199,7 @@ def plot(curves, path: Path) -> None:
     figures = [name for name in ("mse", "psnr") if name in next(iter(curves.values()))]
     fig, axes = plt.subplots(len(kinds), len(figures), figsize=(6 * len(figures), 4.2 * len(kinds)), squeeze=False)
     for (codec, kind), curve in curves.items():
-        for name, axis in zip(figures, axes[kinds.index(kind)]):
+        for name, axis in zip(figures, axes[kinds.index(kind)], strict=True):
             name += " inside" if kind == "referring" else ""
             axis.semilogx(curve["bpp"], curve[name], "o-", label=codec)
             label = "latent MSE" if name.startswith("mse") else "PSNR / dB"

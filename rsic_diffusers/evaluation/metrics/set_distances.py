@@ -1,7 +1,8 @@
 """Distances between two sets of pictures, on features of their crops: FID, KID, and the one that needs no download."""
 
+from collections.abc import Callable
 from functools import cache
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch

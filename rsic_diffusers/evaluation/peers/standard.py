@@ -2,6 +2,7 @@
 
 import importlib
 import io
+from contextlib import suppress
 
 from PIL import Image, features
 
@@ -105,10 +106,8 @@ def best_standard_codec(image: Image.Image, num_bytes: int) -> PeerResult:
     """The file of Pillow's own codecs of at most `num_bytes` with the highest PSNR, or else the smallest of all."""
     results = []
     for codec in (JPEG, WebP, AVIF, JPEG2000):
-        try:
+        with suppress(PeerUnavailable):
             results.append(codec()(image, num_bytes))
-        except PeerUnavailable:
-            pass
     fitting = [result for result in results if result.fits]
     if fitting:
         return max(fitting, key=lambda result: psnr(result.image, image))
