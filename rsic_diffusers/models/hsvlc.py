@@ -296,9 +296,10 @@ class HSVLC(ModelMixin, ConfigMixin):
                 gate = self._gate(i, level_map)
                 if finest is not None:
                     gate = gate & (finest >= i).view(-1, 1, 1, 1)
+                residual = self._without_padding(i, y - mean, height, width)
                 if self.training or return_bits:
-                    bits.append(self._estimate_bits(y - mean, index) * gate)
-                rounded = round_ste(y - mean) if quantization == "ste" else y - mean
+                    bits.append(self._estimate_bits(residual, index) * gate)
+                rounded = round_ste(residual) if quantization == "ste" else residual
                 code = mean + rounded * gate
                 x = self._add_code(i, code, x, conditions)
             x = block(x, conditions.up[i])
@@ -306,6 +307,16 @@ class HSVLC(ModelMixin, ConfigMixin):
         if not return_dict:
             return (sample,)
         return HSVLCOutput(sample=sample, bits=bits or None)
+
+    @staticmethod
+    def _without_padding(i: int, residual: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """`residual` of f_i, with 0 at positions that lie in the padding.
+
+        What is decoded there is cut off, and 0 is the symbol that costs least. Decoders need not know.
+        """
+        rows, columns = (-(-side // GRID_STEPS[i]) for side in (height, width))
+        missing = (0, residual.shape[-1] - columns, 0, residual.shape[-2] - rows)
+        return F.pad(residual[..., :rows, :columns], missing) if any(missing) else residual
 
     def _estimate_bits(self, residual: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         symbols = residual + torch.rand_like(residual) - 0.5 if self.training else round_ste(residual)
@@ -415,7 +426,8 @@ class HSVLC(ModelMixin, ConfigMixin):
                         "or infinite values; expected scaling_factor x the VAE's latents, a codec that was trained on "
                         "the like, and a dtype wide enough."
                     )
-                symbols = torch.round(y - mean / ACTIVATION_ONE).clamp(-MAX_SYMBOL, MAX_SYMBOL).long()[gate]
+                residual = self._without_padding(i, y - mean / ACTIVATION_ONE, height, width)
+                symbols = torch.round(residual).clamp(-MAX_SYMBOL, MAX_SYMBOL).long()[gate]
                 encoder.write(symbols, index[gate])
                 bits.append(self.tables.bits(symbols, index[gate]))
                 code = priors.take(symbols)

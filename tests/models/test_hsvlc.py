@@ -197,3 +197,16 @@ def test_bad_input_is_named(hsvlc, photo_latents):
         HSVLC().compress(photo_latents, good)
     with pytest.raises(ValueError, match="quantization"):
         hsvlc(photo_latents, good, quantization="noise")
+
+
+def test_padding_is_coded_as_zeros(hsvlc, photo_latents, monkeypatch):
+    """A column and a row more than fill the grid of f_0, so most of its cells are padding."""
+    z, weight_map = photo_latents[..., :17, :17], torch.full(hsvlc.map_shape(17, 17), 6 / 7)
+    out = hsvlc.compress(z, weight_map)
+    symbols = hsvlc.decode_symbols(out.data, weight_map, (17, 17))
+    for used, scale in zip((2, 3, 5, 9), symbols, strict=True):
+        assert not scale[..., used:, :].any() and not scale[..., used:].any() and scale[..., :used, :used].any()
+    decoded = hsvlc.decompress(out.data, weight_map, (17, 17))
+    torch.testing.assert_close(hsvlc(z, weight_map).sample, decoded, atol=0.02, rtol=0)
+    monkeypatch.setattr(type(hsvlc), "_without_padding", staticmethod(lambda i, residual, height, width: residual))
+    assert len(out.data) < 0.95 * len(hsvlc.compress(z, weight_map).data)
