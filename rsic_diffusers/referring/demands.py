@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..models.rate import SMOOTH_PROFILE
+from ..models.rate import LEVELS, SMOOTH_PROFILE
 from .regions import clip_region, cover_pixels, resize_array
 from .weight_map import DEFAULT_WEIGHT, WeightMap, expand_to_pixels, grid_size, largest_on_grid, pool_to_grid
 
 
-MIN_LEVELS, MAX_LEVELS = 2, 8  # of M in referring mode
+MIN_LEVELS, MAX_LEVELS = 2, LEVELS  # of M in referring mode
 DEFAULT_BACKGROUND = 0.0
 MIN_COVERAGE = 1e-9  # keeps the logarithm finite where a demand covers nothing
 
