@@ -135,8 +135,6 @@ def _decode_file(args, settings: dict) -> int:
 
 def _say_plan(decoder, data: bytes, settings: dict, of: str = "") -> None:
     """Print how many UNet evaluations decoding will take, before minutes go into them."""
-    if not hasattr(decoder, "count_unet_evaluations"):
-        return
     number = decoder.count_unet_evaluations(data, **settings)
     print(f"UNet evaluations planned{of}: {number}", file=sys.stderr)
 

@@ -10,7 +10,7 @@ the start slower and nothing worse.
 import importlib
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 
 # Packages of diffusers that import all of their modules at once, of which encoding needs a few.
@@ -64,7 +64,10 @@ class _LazyLoader:
 
 
 class _Compiler(ModuleType):
-    """Stands for torch's compiler with the two decorators that diffusers marks functions with."""
+    """Stands for torch's compiler with the two decorators that diffusers marks functions with, and with the class of
+    compiled modules, of which there are none here."""
+
+    eval_frame = SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {}))
 
     def __init__(self, spec: ModuleSpec):
         super().__init__(spec.name)

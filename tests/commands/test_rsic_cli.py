@@ -41,7 +41,8 @@ def test_encode_inspect_decode(photo_file, tmp_path, capsys):
     arguments = ("--steps", "2", "--recurrences", "1", "--seed", "3")
     assert rsic("decode", tmp_path / "photo.rsic", "-o", tmp_path / "out.png", *arguments) == 0
     assert Image.open(tmp_path / "out.png").size == (203, 165)
-    assert "UNet evaluations: 2" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "UNet evaluations: 2" in said.out and "UNet evaluations planned: 2" in said.err
 
 
 def test_mask_point_and_global(photo_file, tmp_path, small_photo):
