@@ -48,6 +48,17 @@ class ConditionalPrior(nn.Module):
             nn.init.constant_(self.head[i].bias[channels:], num_scales / 2)
             nn.init.normal_(self.head[i].weight, std=0.02)
 
+    def _apply(self, fn, recurse=True):
+        """Moves go through, casts to half precision do not: it cannot hold the weights' whole 1/4096ths."""
+
+        def apply(tensor):
+            changed = fn(tensor)
+            if tensor.dtype == torch.float32 and changed.dtype in (torch.float16, torch.bfloat16):
+                return tensor.to(changed.device)
+            return changed
+
+        return super()._apply(apply, recurse)
+
     def forward(self, i, weight_map, codes=None, hidden=None):
         """Floating-point prior of scale i.
 
@@ -58,7 +69,7 @@ class ConditionalPrior(nn.Module):
         Returns:
             mean (B, C_i, h_i, w_i), scale index in [0, num_scales - 1] (same shape, real-valued), hidden features.
         """
-        # Half precision cannot hold whole 1/4096ths; under autocast training would see another network.
+        # As in `_apply`; under autocast training would see another network.
         with torch.autocast(weight_map.device.type, enabled=False):
             mean, index, hidden = self._run(i, weight_map, codes, hidden, integer=False)
         return mean, index.clamp(0, self.num_scales - 1), hidden

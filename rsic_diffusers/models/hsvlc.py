@@ -80,6 +80,8 @@ class HSVLC(ModelMixin, ConfigMixin):
         ValueError: An argument cannot be right; the sentence names it.
     """
 
+    _keep_in_fp32_modules = ["prior"]
+
     @register_to_config
     def __init__(
         self,
@@ -170,8 +172,8 @@ class HSVLC(ModelMixin, ConfigMixin):
             height, width (`int`): Of the latents.
         """
         self._check_map_shape(weight_map, len(weight_map), height, width)
-        # Whole 1/256ths, so that this prior and the fixed-point one see the same M. Rounded in float32: in half
-        # precision M would already be another, while whole 1/256ths are the same in all of them.
+        # Whole 1/256ths, so that this prior and the fixed-point one see the same M. They are rounded in float32, since
+        # half precision would have changed M before; half precision holds them exactly.
         weight_map = torch.round(weight_map.to(self.start.device, torch.float32) * ACTIVATION_ONE) / ACTIVATION_ONE
         weight_map = weight_map.to(self.start.dtype)
         return self._condition(self._maps(weight_map, height, width))
@@ -246,7 +248,9 @@ class HSVLC(ModelMixin, ConfigMixin):
 
     def _add_code(self, i: int, code: torch.Tensor, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """The decoder's features with the code f_i put into them."""
-        return x + self.code_out[i](code / conditions.gains[self.coded_scales.index(i)])
+        # In a codec of half precision the priors, and with them the codes, are float32.
+        code = (code / conditions.gains[self.coded_scales.index(i)]).to(self.code_out[i].weight.dtype)
+        return x + self.code_out[i](code)
 
     def _finish(self, x: torch.Tensor, conditions: Conditions, height: int, width: int) -> torch.Tensor:
         """The decoder's features to latents, without the padding."""

@@ -109,10 +109,11 @@ class RSICDecoderPipeline(
         )
         self.image_processor = VaeImageProcessor()
         self._interrupt = False
+        self._num_timesteps = 0
 
     @property
     def interrupt(self) -> bool:
-        """Set `pipeline._interrupt = True`, in a callback say, to leave out the steps that are still to come."""
+        """Set `pipeline._interrupt = True`, in a callback say, and running calls leave out the steps still to come."""
         return self._interrupt
 
     @property

@@ -14,7 +14,8 @@ from diffusers import RSICDecoderPipeline
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rsic_diffusers import Bitstream, WeightMap
+from rsic_diffusers import HSVLC, Bitstream, WeightMap
+from rsic_diffusers.hub import resolve_model
 
 
 LATENTS = {"output_type": "latent"}
@@ -202,8 +203,23 @@ def test_nan_of_the_unet_is_named(toy, file):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_sees_the_streams_m(toy, dtype):
     levels = torch.arange(8).float().view(1, 1, 2, 4) / 7
-    conditions = copy.deepcopy(toy.hsvlc).to(dtype).condition(levels, 16, 32)
+    hsvlc = copy.deepcopy(toy.hsvlc).to(dtype)
+    conditions = hsvlc.condition(levels, 16, 32)
     assert torch.equal(conditions.maps[1].double() * 256, torch.round(levels.double() * 256))
+    # And so do the priors, which compute as in float32.
+    assert hsvlc.dtype == dtype
+    ours, theirs = hsvlc.prior(0, conditions.maps[0]), toy.hsvlc.prior(0, conditions.maps[0].float())
+    assert all(torch.equal(found, expected) for found, expected in zip(ours, theirs, strict=True))
+
+
+def test_a_codec_loaded_in_half_precision_has_its_priors_in_float32():
+    loaded, whole = (
+        HSVLC.from_pretrained(resolve_model("rsic-tiny"), subfolder="hsvlc", torch_dtype=dtype)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert loaded.dtype == torch.bfloat16 and loaded.out.weight.dtype == torch.bfloat16
+    for ours, theirs in zip(loaded.prior.parameters(), whole.prior.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and ours.dtype == torch.float32
 
 
 class Operators(TorchDispatchMode):
