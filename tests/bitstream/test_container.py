@@ -1,7 +1,6 @@
 """The container: lossless, small, and closed to everything malformed."""
 
 import random
-import time
 import zlib
 from dataclasses import replace
 from io import BytesIO, StringIO
@@ -113,9 +112,7 @@ def damaged_files(number):
 
 
 def test_ten_thousand_damaged_files():
-    slowest = 0
     for data in damaged_files(10_000):
-        start = time.perf_counter()
         try:
             file = Bitstream.from_bytes(data)
         except BitstreamError as error:
@@ -125,8 +122,6 @@ def test_ten_thousand_damaged_files():
             # damage that a container could see); it must then be one in full.
             assert zlib.crc32(data[:-3]) & 0xFFFFFF == int.from_bytes(data[-3:], "little")
             assert file.to_bytes() == data
-        slowest = max(slowest, time.perf_counter() - start)
-    assert slowest < 0.1
 
 
 def test_damaged_files_never_reach_torch(run_python):

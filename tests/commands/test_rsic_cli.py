@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -158,16 +157,14 @@ def test_help_and_inspect_do_not_load_torch(tmp_path):
     (tmp_path / "photo.rsic").write_bytes(file.to_bytes())
     for arguments in (["--help"], ["inspect", str(tmp_path / "photo.rsic")]):
         code = (
-            "import sys, time; start = time.perf_counter()\n"
+            "import sys\n"
             "from rsic_diffusers.commands.rsic_cli import main\n"
             f"try: main({arguments!r})\n"
             "except SystemExit: pass\n"
             "assert not {'torch', 'diffusers', 'compressai', 'transformers'} & set(sys.modules)\n"
         )
-        start = time.perf_counter()
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
-        assert time.perf_counter() - start < 1.5  # under a second on an idle machine; the rest is for a busy one
 
 
 @pytest.mark.parametrize(
