@@ -112,7 +112,12 @@ def assemble_full_repo(output: Path, hsvlc_folder: Path, base: str, settings=(),
     with _all_or_nothing(output):
         components, base_scheduler = load_components(base)
         scheduler = adopt_noise_schedule(make_scheduler(settings), base_scheduler)
-        pipeline = RSICDecoderPipeline(**components, hsvlc=load_trained_codec(hsvlc_folder), scheduler=scheduler)
+        pipeline = RSICDecoderPipeline(
+            **components,
+            hsvlc=load_trained_codec(hsvlc_folder),
+            scheduler=scheduler,
+            default_max_side=trained_side(components["unet"].config),
+        )
         pipeline.to(dtype=torch.float16).save_pretrained(output)
         remove_traces(output)
         write_card(output, hsvlc_folder, base, repo_id, is_thin=False)

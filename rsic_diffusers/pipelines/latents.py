@@ -28,6 +28,25 @@ def encode_image(vae, image: torch.Tensor) -> torch.Tensor:
     return latents * vae.config.scaling_factor
 
 
+def encode_to_finite(vae, image: torch.Tensor) -> torch.Tensor:
+    """`encode_image` in the VAE's dtype, and once more in float32 if that gives NaN or infinite values.
+
+    Raises:
+        ValueError: The latents are not finite in float32 either.
+    """
+    latents = encode_image(vae, image)
+    if bool(torch.isfinite(latents).all()):
+        return latents
+    if latents.dtype != torch.float32:
+        dtype = str(latents.dtype).removeprefix("torch.")
+        logger.warning(f"The VAE gave NaN or infinite values in {dtype}; the photo is encoded again in float32.")
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = encode_image(_in_float32(vae, latents.device), image.float())
+        if bool(torch.isfinite(latents).all()):
+            return latents
+    raise ValueError("The VAE gave NaN or infinite values in float32; its weights are damaged.")
+
+
 def decode_latents(vae, latents: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The picture of z0, values in about [-1, 1], cropped to `size` (height, width)."""
     image = vae.decode(latents / vae.config.scaling_factor).sample
@@ -49,10 +68,8 @@ def decode_to_finite(vae, latents: torch.Tensor, size: tuple[int, int]) -> torch
     if image.dtype != torch.float32:
         dtype = str(image.dtype).removeprefix("torch.")
         logger.warning(f"The VAE gave NaN or infinite values in {dtype}; the picture is decoded again in float32.")
-        # A copy, since another thread may be using the VAE.
-        wide = remove_hook_from_module(copy.deepcopy(vae), recurse=True).to(latents.device, torch.float32)
         with torch.autocast(latents.device.type, enabled=False):
-            image = decode_latents(wide, latents.float(), size)
+            image = decode_latents(_in_float32(vae, latents.device), latents.float(), size)
         if bool(torch.isfinite(image).all()):
             return image
     raise ValueError(
@@ -66,3 +83,8 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return F.interpolate(image.float().clamp(-1, 1), size=tuple(size), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def _in_float32(vae, device):
+    # A copy, since another thread may be using the VAE.
+    return remove_hook_from_module(copy.deepcopy(vae), recurse=True).to(device, torch.float32)

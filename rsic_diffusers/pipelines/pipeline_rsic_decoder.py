@@ -69,6 +69,7 @@ class RSICDecoderPipeline(
             what `__call__` takes for the sampler's arguments that are not given.
         image_encoder ([`CLIPVisionModelWithProjection`], *optional*), feature_extractor ([`CLIPImageProcessor`],
             *optional*): For the image prompt of an IP-Adapter; `load_ip_adapter` sets them.
+        default_max_side (`int`, *optional*): Kept in the saved config for the encoder, which reads the same repo.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
@@ -92,6 +93,7 @@ class RSICDecoderPipeline(
         scheduler: GuidedSelfRecurrentDDIMScheduler,
         image_encoder: CLIPVisionModelWithProjection | None = None,
         feature_extractor: CLIPImageProcessor | None = None,
+        default_max_side: int | None = None,
     ):
         super().__init__()
         check_latent_space(vae, hsvlc)
@@ -107,6 +109,7 @@ class RSICDecoderPipeline(
             image_encoder=image_encoder,
             feature_extractor=feature_extractor,
         )
+        self.register_to_config(default_max_side=default_max_side)
         self.image_processor = VaeImageProcessor()
         self._interrupt = False
         self._num_timesteps = 0

@@ -1,6 +1,5 @@
 """Photo to bytes: global description encoding (paper, section II-A) and referring guidance encoding (section II-B)."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -9,7 +8,6 @@ from inspect import signature
 import numpy as np
 import PIL.Image
 import torch
-from accelerate.hooks import remove_hook_from_module
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging, replace_example_docstring
@@ -31,6 +29,7 @@ from ..referring.demands import (
 from ..referring.heat_maps import PhraseNotFoundError, ReferringModel, heat_map, min_max
 from ..referring.regions import clip_region
 from ..referring.weight_map import DEFAULT_WEIGHT, WeightMap, expand_to_pixels
+from ..torch_state import own_torch_state
 from .compatibility import check_latent_space, trained_side
 from .encoder_inputs import (
     CHECKPOINT_MAX_SIDE,
@@ -45,7 +44,7 @@ from .encoder_inputs import (
     load_photo,
 )
 from .encoding_job import EncodedFile, PhotoJob, share_bytes
-from .latents import encode_image, resize
+from .latents import encode_to_finite, resize
 from .pipeline_output import RSICEncoderOutput
 from .refinement import refine_latents
 
@@ -255,17 +254,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
     def prepare_latents(self, photo: PhotoJob) -> None:
         """Bring the photo to its coded size, and encode it with the VAE."""
         photo.vae_input = resize(photo.image, photo.coded_size).to(self._execution_device, self.vae.dtype)
-        latents = encode_image(self.vae, photo.vae_input)  # (1, 4, ceil(h/8), ceil(w/8))
-        if not torch.isfinite(latents).all() and latents.dtype != torch.float32:
-            logger.warning(
-                f"The VAE gives NaN or infinite latents in {latents.dtype}; it encodes this photo in float32."
-            )
-            # A copy, since another thread may be using the VAE.
-            wide = remove_hook_from_module(copy.deepcopy(self.vae), recurse=True).to(latents.device, torch.float32)
-            with torch.autocast(latents.device.type, enabled=False):
-                latents = encode_image(wide, photo.vae_input.float())
-        if not torch.isfinite(latents).all():
-            raise ValueError("The VAE gives NaN or infinite latents for this photo; its weights are damaged.")
+        latents = encode_to_finite(self.vae, photo.vae_input)  # (1, 4, ceil(h/8), ceil(w/8))
         photo.latents = latents.to(self.hsvlc.dtype)
 
     def encode_with_map(
@@ -306,6 +295,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
     def _rate_at(self, weights: np.ndarray) -> np.ndarray:
         return self.hsvlc.rate_at(torch.from_numpy(weights)).numpy()
 
+    @own_torch_state()
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(

@@ -169,7 +169,7 @@ def test_half_precision_that_overflows_is_encoded_in_float32(tile, tile_file, wa
 
     monkeypatch.setattr(type(half.vae), "encode", overflowing)
     data = half(tile, **ASKED).bitstream
-    assert "encodes this photo in float32" in warnings_of_the_package.text and half.vae.dtype == torch.bfloat16
+    assert "the photo is encoded again in float32" in warnings_of_the_package.text and half.vae.dtype == torch.bfloat16
     assert len(data) == pytest.approx(len(tile_file), abs=12)
     half.vae.decoder, half.vae.encoder = None, torch.nn.Conv2d(3, 4, 8, stride=8)
     torch.nn.init.constant_(half.vae.encoder.weight, torch.nan)  # damaged weights

@@ -224,4 +224,4 @@ def test_command_line_refines(tmp_path, small_photo, encoder, capsys):
     same = encoder(small_photo, box=BOX, refinement_steps=2).bitstream
     assert (tmp_path / "photo.rsic").read_bytes() == same
     assert main([*command, "--refine", "-2"]) == 2
-    assert "refinement_steps must be a whole number" in capsys.readouterr().err
+    assert "--refine must be a whole number" in capsys.readouterr().err
