@@ -41,5 +41,7 @@ def page_address(encoder, quick_decoder, elsewhere):
     from rsic_diffusers.app.page import build_page, launch
 
     page = build_page(encoder, quick_decoder)
-    yield launch(page, "127.0.0.1", wait=False)
+    address = launch(page, "127.0.0.1", wait=False)
+    assert elsewhere == []  # no telemetry, no look for a newer version
+    yield address
     page.close()

@@ -101,7 +101,8 @@ def save(page, label, path):
     return path
 
 
-def test_from_photo_to_file_to_picture(visit, photo_path, tmp_path, quick_decoder):
+def test_from_photo_to_file_to_picture(visit, photo_path, tmp_path, quick_decoder, elsewhere):
+    asked_before = len(elsewhere)
     page = visit()
     upload(page, "#photo", photo_path)
     page.wait_for_selector("#annotator canvas")
@@ -128,7 +129,7 @@ def test_from_photo_to_file_to_picture(visit, photo_path, tmp_path, quick_decode
     assert (np.array(shown(page, "#decoded-view")[0]).reshape(165, 203, 4)[..., :3] == picture).all()
     assert page.locator("#decoded-caption input, #decoded-caption textarea").input_value() == "a woman in a navy cap"
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES["phone"]["width"]
-    assert page.asked_elsewhere == [] and page.script_errors == []
+    assert page.asked_elsewhere == [] and page.script_errors == [] and len(elsewhere) == asked_before
 
 
 def test_errors_are_read_on_the_page(visit, tmp_path):
