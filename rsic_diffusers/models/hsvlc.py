@@ -19,6 +19,7 @@ from .validation import check_coding_state, check_config, coding_digest
 
 CELL = 8  # latent positions along the side of a cell of M (64 pixels)
 GRID_STEPS = (16, 8, 4, 2)  # latent positions along the side of a position of f_0, f_1, f_2 and f_3
+PADDING_FADE = 0.5  # of the difference from the mean, at each position that padding goes on
 MAX_SYMBOL = 127  # about what the priors can take in: their activations are 16 bits in units of 1/256
 
 
@@ -221,12 +222,19 @@ class HSVLC(ModelMixin, ConfigMixin):
     # -------------------------------------------------------------------------------------------------- transforms
 
     def _pad(self, latents: torch.Tensor) -> torch.Tensor:
-        """Repeat the border until height and width are multiples of 16."""
-        # Not F.pad(mode="replicate"): its gradient on CUDA is not deterministic, and the guidance takes it.
+        """Continue the latents to multiples of 16: from the border they fade to the mean of what is near it.
+
+        Padding is coded like the rest and thrown away, so it should cost few bits: a repeated border is a pattern of
+        stripes, which takes as many as a picture does.
+        """
+        # Plain arithmetic, not F.pad: that has no deterministic gradient on CUDA, and guidance takes the gradient.
         for dim in (-2, -1):
-            missing = -latents.shape[dim] % GRID_STEPS[0]
-            border = latents.narrow(dim, latents.shape[dim] - 1, 1)
-            latents = torch.cat([latents, *[border] * missing], dim=dim)
+            size = latents.shape[dim]
+            border = latents.narrow(dim, size - 1, 1)
+            depth = min(CELL // 2, size)
+            mean = latents.narrow(dim, size - depth, depth).mean(dim=(-2, -1), keepdim=True)  # (B, 4, 1, 1)
+            faded = [mean + (border - mean) * PADDING_FADE**k for k in range(1, 1 + -size % GRID_STEPS[0])]
+            latents = torch.cat([latents, *faded], dim=dim)
         return latents
 
     def _analyse(self, latents: torch.Tensor, conditions: Conditions) -> list[torch.Tensor]:
