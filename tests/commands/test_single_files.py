@@ -15,6 +15,7 @@ from rsic_diffusers.commands.encode import asked_for, without_effect
 from rsic_diffusers.commands.errors import as_sentence
 from rsic_diffusers.commands.inspect import shares
 from rsic_diffusers.commands.rsic_cli import build_parser
+from rsic_diffusers.hub import CHECKPOINTS
 from rsic_diffusers.referring.weight_map import WeightMap
 
 
@@ -241,3 +242,27 @@ def test_quick_start_leaves_out_much_and_changes_nothing(photo_file, tmp_path, r
     assert not unused & set(result.stdout.split())
     assert rsic(*typed, tmp_path / "slow.rsic") == 0
     assert (tmp_path / "quick.rsic").read_bytes() == (tmp_path / "slow.rsic").read_bytes()
+
+
+def test_max_pixels_bounds_both_ways(photo_file, file, tmp_path, rsic, capsys):
+    assert rsic("encode", photo_file, "-o", tmp_path / "a.rsic", "--max-pixels", "30000") == 2
+    message = capsys.readouterr().err
+    assert "203 x 165 pixels" in message and "Loading" not in message
+    assert rsic("decode", file, "-o", tmp_path / "a.png", "--max-pixels", "30000") == 2
+    assert "203 x 165 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "a.rsic").exists() and not (tmp_path / "a.png").exists()
+
+
+def test_a_base_model_takes_the_place_of_the_models_own(photo_file, tmp_path, rsic, capsys, monkeypatch):
+    """With itself as the base, rsic-tiny gives the same file and picture; without such a base, a sentence."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    made = []
+    for options in ((), ("--base-model", CHECKPOINTS / "rsic-tiny")):
+        assert rsic("encode", photo_file, "-o", tmp_path / "a.rsic", *options) == 0
+        assert rsic("decode", tmp_path / "a.rsic", "-o", tmp_path / "a.png", "--steps", "0", *options) == 0
+        made.append(((tmp_path / "a.rsic").read_bytes(), (tmp_path / "a.png").read_bytes()))
+    assert made[0] == made[1]
+    capsys.readouterr()
+    for option in ("--base-model", "--lora"):
+        assert rsic("decode", tmp_path / "a.rsic", "-o", tmp_path / "a.png", option, "nobody/nothing") == 2
+        assert "nobody/nothing" in capsys.readouterr().err.splitlines()[-1]
