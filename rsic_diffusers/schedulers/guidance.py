@@ -123,8 +123,8 @@ def guided_step(
         gradient = guidance_gradient(codec, original, reference)
         prev_sample = prev_sample - gamma * alpha_previous**0.5 * gradient.to(prev_sample.dtype)
     elif target == "posterior":
-        # The noise is what z_t holds beside the moved clean latents. (With the model's own eps, each step would add its
-        # whole pull to those before, and the pull of a run would grow with the number of steps.)
+        # The noise is what z_t holds beside the moved clean latents. (With the model's own eps, each step would add
+        # its whole pull to those before, and the pull of a run would grow with the number of steps.)
         clean = original + posterior_weight(alpha, error, gamma) * (reference - original)
         prev_sample = ddim(clean, (sample - alpha**0.5 * clean) / (1 - alpha) ** 0.5, alpha_previous)
     return prev_sample, original
