@@ -171,9 +171,7 @@ def _decode(decoder, data: bytes, folder: Path, report: Report) -> tuple[Result,
     save_picture(picture, result.decoded, picture_metadata(file, data, picture.size))
     save_picture(output.overlay()[0], result.overlay)
     region = is_faithful(weights)
-    result.summary = (
-        f"Decoded in {seconds:.1f} s with {output.num_unet_evaluations} evaluations of the diffusion model. "
-    )
+    result.summary = f"Decoded in {seconds:.1f} s; UNet evaluations: {output.num_unet_evaluations}. "
     result.summary += f"Faithful: {100 * region.mean():.0f} % of the picture; the rest is imagined."
     if not upscale:
         result.summary += f" The photo had {file.width} x {file.height} pixels; shown is the size that was coded."
