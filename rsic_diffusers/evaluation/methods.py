@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field
 
 
+# The row of the pictures that the VAE makes of the photos' own latents: what no codec of latents can do better than.
+VAE_ALONE = "VAE alone"
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the tables.

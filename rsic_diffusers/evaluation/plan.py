@@ -11,7 +11,7 @@ from ..folders import share_of_work
 from ..pipelines.presets import PAPER, PRESETS
 from ..referring.demands import check_weight
 from .ledger import Ledger
-from .methods import Method, ablations, own_methods
+from .methods import VAE_ALONE, Method, ablations, own_methods
 from .metrics import PICTURE_METRICS, SET_METRICS, load_available, load_picture_metrics, load_set_metrics
 from .peers import DEFAULT_PEERS, PeerUnavailable, load_external, load_peer
 from .photos import Photo
@@ -33,8 +33,8 @@ class EvaluationPlan:
         single_layer (`str`, *optional*): Folder of a codec trained with `--single_layer`, for "without HSVLC".
         codecs (`list[str]`, *optional*): Names of `PEERS`; default: `DEFAULT_PEERS`.
         external (`list[tuple[str, str]]`): Names, and folders of what other codecs made, see [`load_external`].
-        metrics (`list[str]`, *optional*): Names of `PICTURE_METRICS` and `SET_METRICS`, or "all"; default: those that
-            need no download.
+        metrics (`list[str]`, *optional*): Names of `PICTURE_METRICS` and `SET_METRICS`, or "all"; default: those
+            with `by_default`.
         referring_model (`str`, *optional*): Finds the photos' phrases; without one their masks or boxes are referred
             to. What is measured stays the latter.
         max_side (`int`, *optional*), refinement_steps (`int`), device, dtype (`torch.dtype`): As the pipelines take
@@ -89,7 +89,7 @@ class EvaluationPlan:
                 )
             self.methods.append(Method(name, self.methods[0].encoding, arguments))
         self._load_instruments()
-        names = [*(method.name for method in self.methods), *self.peers]
+        names = [*(method.name for method in self.methods), VAE_ALONE, *self.peers]
         if len({_folder_name(name, 0) for name in names}) < len(names) or any("/" in name for name in names):
             raise ValueError(f"Rows must have names of their own, without a slash; these are {', '.join(names)}.")
 
@@ -107,7 +107,7 @@ class EvaluationPlan:
                 raise ValueError(f"There are two codecs {name!r}; give what was made elsewhere another name.")
             self.peers[name] = load_external(name, Path(folder))
         known = {**PICTURE_METRICS, **SET_METRICS}
-        names = self.metrics or [name for name, metric in known.items() if not metric.needs_download]
+        names = self.metrics or [name for name, metric in known.items() if metric.by_default]
         names = list(known) if "all" in names else names
         of_sets = [name for name in names if name in SET_METRICS]
         of_pictures = [name for name in names if name not in SET_METRICS]
@@ -126,7 +126,7 @@ class EvaluationPlan:
             for name in self.peers
             for weight in (self.weights[:1] if name in dict(self.external) else self.weights)
         ]
-        return own + theirs
+        return [*own, (VAE_ALONE, self.weights[0]), *theirs]
 
     def weights_of(self, method: Method) -> list[float]:
         return self.weights if method.on_curve else self.weights[:1]

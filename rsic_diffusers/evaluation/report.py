@@ -18,6 +18,7 @@ from ..bitstream import Bitstream
 from ..files import write_file
 from ..images import open_image
 from ..referring.map_image import map_image
+from .methods import VAE_ALONE
 from .metrics import PICTURE_METRICS, SET_METRICS
 from .sheet import draw_box, make_sheet
 
@@ -110,8 +111,8 @@ def as_gain_table(rows: list[dict], referring: str, even: str) -> str:
     return "\n".join(lines)
 
 
-def plot_curves(means: list[dict], path: Path) -> None:
-    """bpp against each metric, a line for each method through its weights."""
+def plot_curves(means: list[dict], path: Path, limit: dict | None = None) -> None:
+    """bpp against each metric: a line for each method through its weights, and one for `limit`, the VAE alone."""
     metrics = {name: metric for name, metric in METRICS.items() if any(name in mean for mean in means)}
     if not metrics:
         return
@@ -125,6 +126,8 @@ def plot_curves(means: list[dict], path: Path) -> None:
             points = sorted((mean["bpp"], mean[name]) for mean in means if mean["method"] == method and name in mean)
             curve = zip(*points, strict=True) if points else ([], [])
             axis.plot(*curve, "o-", markersize=3.5, linewidth=1.2, label=method)
+        if limit and name in limit:
+            axis.axhline(limit[name], color="black", linestyle="--", linewidth=1, label=VAE_ALONE)
         better = "higher" if metric.higher_is_better else "lower"
         axis.set(xscale="log", xlabel="bpp", ylabel=metric.label, title=f"{better} is better")
         axis.grid(True, which="both", alpha=0.3)
@@ -157,7 +160,8 @@ def write_report(evaluation, sets: list[dict], num_sheets: int) -> None:
     on_curve = [method for method in evaluation.methods if method.on_curve]
     names = [*(method.name for method in on_curve), *evaluation.peers]
     curves = [mean for mean in means if mean["method"] in names]
-    plot_curves(curves, output / "curves.png")
+    limit = next((mean for mean in means if mean["method"] == VAE_ALONE), None)
+    plot_curves(curves, output / "curves.png", limit)
     if len(evaluation.weights) > 1:
         text += ["\nThe curves.\n", metrics_table(curves, with_weight=True)]
     if evaluation.has_regions:
@@ -229,6 +233,7 @@ def make_photo_sheet(evaluation, photo, rows: list[dict]) -> Image.Image:
     for row in rows:
         title = row["method"] if row.get("fits") is not False else f"{row['method']}, its smallest file"
         ratios = [f"{METRICS[name].label} {row[name]:.1f} dB" for name in ("psnr", "f_psnr") if row.get(name)]
-        label = f"{title}: {row['bytes']} bytes, {row['bpp']:.4f} bpp\n{', '.join(ratios)}"
+        size = f": {row['bytes']} bytes, {row['bpp']:.4f} bpp" if "bytes" in row else ""
+        label = f"{title}{size}\n{', '.join(ratios)}"
         pictures.append((open_image(evaluation.picture(photo, row["method"], weight)), label))
     return make_sheet(pictures, SHEET_COLUMNS)

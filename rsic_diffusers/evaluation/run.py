@@ -15,14 +15,18 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from tqdm import tqdm
 
 from .. import HSVLC, RSICDecoderPipeline, RSICEncoderPipeline
+from ..bitstream import Bitstream
 from ..images import open_image
 from ..pipelines.compatibility import check_latent_space
+from ..pipelines.latents import decode_latents, encode_image, resize
 from ..referring.heat_maps import load_referring_model
 from .equal_size import encode_at_size
 from .memory import watch_memory
+from .methods import VAE_ALONE
 from .metrics import PICTURE_METRICS
 from .plan import EvaluationPlan
 from .report import write_report
@@ -103,6 +107,23 @@ class Evaluation(EvaluationPlan):
             one = single if method.encoding == "without HSVLC" else decoder
             work = partial(self._make_picture, one, photo, weight, file, made, method.decoding, settings)
             self._once(photo, method.name, weight, settings, self.picture(photo, method.name, weight), work)
+
+        for photo, (name, weight) in self._jobs("VAE alone", [(VAE_ALONE, self.weights[0])]):
+            settings = {"model": shared["model"], "dtype": shared["dtype"], "max_side": self.max_side}
+            settings["photo"] = photo.checksum()
+            file = self.file(photo, self.methods[0].encoding, weight)
+            work = partial(self._make_vae_picture, decoder.vae, photo, file)
+            self._once(photo, name, weight, settings, self.picture(photo, name, weight), work)
+
+    @torch.no_grad()
+    def _make_vae_picture(self, vae, photo, file, path) -> dict:
+        """What the VAE makes of the photo's own latents, at the size at which `file` codes it."""
+        pixels = VaeImageProcessor(do_resize=False).preprocess(photo.open())  # (1, 3, H, W) in [-1, 1]
+        size, coded_size = pixels.shape[-2:], Bitstream.read(file).coded_size
+        latents = encode_image(vae, resize(pixels, coded_size).to(vae.device, vae.dtype))  # (1, 4, h, w)
+        picture = resize(decode_latents(vae, latents, coded_size), size)
+        VaeImageProcessor().postprocess(picture.float().cpu())[0].save(path)
+        return {}
 
     def _make_picture(self, decoder, photo, weight, file, made, arguments, settings, path) -> dict:
         if not made:

@@ -8,8 +8,11 @@ What is inside a region, and how its border is treated, is said once, here:
 - f-PSNR: over the region's pixels, and no others.
 - f-SSIM: the mean over the region's pixels of the whole picture's SSIM map. Windows (11 x 11) at the region's border
   see pixels outside it; at the picture's border they see it mirrored.
-- f-LPIPS: of the crop to the region's bounding box, grown to 64 pixels a side where it is smaller. Pixels of the crop
-  outside the region are the original's in both pictures, so that they add no difference of their own.
+- f-LPIPS, f-DISTS: of the crop to the region's bounding box, grown to 64 pixels a side where it is smaller. Pixels of
+  the crop outside the region are the original's in both pictures, so that they add no difference of their own.
+- b-PSNR, b-LPIPS, b-DISTS: of the background, all that is not in the region. b-PSNR is over its pixels. The other two
+  are of the whole picture, with the original's pixels inside the region in both pictures. They have no value where the
+  region is the whole picture.
 """
 
 from .catalogue import PICTURE_METRICS, SET_METRICS, Metric

@@ -19,6 +19,8 @@ class Metric:
         digits: That are worth printing after the decimal point.
         needs_region, needs_caption: Arguments that the loaded metric cannot do without.
         download: What is downloaded the first time that it is loaded, and whence.
+        by_default: Whether an evaluation measures it unless told otherwise (and leaves it out, with a line of why, if
+            its weights cannot be had).
         min_side: Of the pictures, in pixels. The metric of smaller ones is NaN.
     """
 
@@ -28,6 +30,7 @@ class Metric:
     needs_region: bool = False
     needs_caption: bool = False
     download: str | None = None
+    by_default: bool = True
     min_side: int = 1
 
     @property
@@ -41,13 +44,17 @@ PICTURE_METRICS = {
     "ms_ssim": Metric("MS-SSIM", True, 4, min_side=161),
     "lpips": Metric("LPIPS", False, 4, download=ALEXNET, min_side=64),
     "dists": Metric("DISTS", False, 4, download=VGG, min_side=64),
-    "clip": Metric("CLIP score", True, 2, needs_caption=True, download=CLIP),
+    "clip": Metric("CLIP score", True, 2, needs_caption=True, download=CLIP, by_default=False),
     "f_psnr": Metric("f-PSNR", True, 2, needs_region=True),
     "f_ssim": Metric("f-SSIM", True, 4, needs_region=True, min_side=11),
     "f_lpips": Metric("f-LPIPS", False, 4, needs_region=True, download=ALEXNET, min_side=64),
+    "f_dists": Metric("f-DISTS", False, 4, needs_region=True, download=VGG, min_side=64),
+    "b_psnr": Metric("b-PSNR", True, 2, needs_region=True),
+    "b_lpips": Metric("b-LPIPS", False, 4, needs_region=True, download=ALEXNET, min_side=64),
+    "b_dists": Metric("b-DISTS", False, 4, needs_region=True, download=VGG, min_side=64),
 }
 SET_METRICS = {
     "feature_distance": Metric("Frechet distance (EfficientNet-Lite0)", False, 1),
-    "fid": Metric("FID", False, 2, download=INCEPTION),
-    "kid": Metric("KID", False, 5, download=INCEPTION),
+    "fid": Metric("FID", False, 2, download=INCEPTION, by_default=False),
+    "kid": Metric("KID", False, 5, download=INCEPTION, by_default=False),
 }

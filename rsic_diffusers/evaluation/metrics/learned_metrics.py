@@ -1,18 +1,21 @@
 """Metrics that are networks: LPIPS, DISTS and CLIP score. Their weights are downloaded when they are first loaded."""
 
+from functools import cache
+
 import numpy as np
 import torch
 from PIL import Image
 
 from .. import downloads
-from .catalogue import PICTURE_METRICS
 from .pixel_metrics import to_tensor
 
 
 # Not ViT-L/14: its text encoder is Stable Diffusion 1.x's, which the decoder itself follows.
 CLIP = "openai/clip-vit-base-patch32"
+MIN_SIDE = 64  # of a crop, in pixels: the networks halve it five times
 
 
+@cache
 def load_lpips(device):
     """Zhang et al. 2018, version 0.1, on AlexNet, at the pictures' own size."""
     from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
@@ -21,23 +24,44 @@ def load_lpips(device):
     return lambda image, reference: without_gradients(network, image, reference, device)
 
 
-def load_f_lpips(device):
-    """LPIPS of the crop around a region, with the original's pixels outside it in both pictures."""
-    lpips = load_lpips(device)
-
-    def f_lpips(image, reference, region):
-        window = window_around(region, PICTURE_METRICS["f_lpips"].min_side)
-        return lpips(np.where(region[..., None], image, reference)[window], reference[window])
-
-    return f_lpips
-
-
+@cache
 def load_dists(device):
     """Ding et al. 2020, at the pictures' own size: the authors' script first makes the shorter side 256 pixels."""
     from torchmetrics.functional.image.dists import DISTSNetwork
 
     network = DISTSNetwork().eval().to(device)
     return lambda image, reference: without_gradients(network, image, reference, device)
+
+
+def load_inside(load_metric):
+    """A metric of the crop around a region, with the original's pixels outside the region in both pictures."""
+
+    def load(device):
+        metric = load_metric(device)
+
+        def inside(image, reference, region):
+            window = window_around(region, MIN_SIDE)
+            return metric(np.where(region[..., None], image, reference)[window], reference[window])
+
+        return inside
+
+    return load
+
+
+def load_outside(load_metric):
+    """A metric of the whole picture, with the original's pixels inside the region in both pictures."""
+
+    def load(device):
+        metric = load_metric(device)
+
+        def outside(image, reference, region):
+            if region.all():
+                return float("nan")
+            return metric(np.where(region[..., None], reference, image), reference)
+
+        return outside
+
+    return load
 
 
 def load_clip(device):
@@ -84,4 +108,12 @@ def window_around(region, min_side) -> tuple[slice, slice]:
     return span(region.any(axis=1)), span(region.any(axis=0))
 
 
-LOADERS = {"lpips": load_lpips, "f_lpips": load_f_lpips, "dists": load_dists, "clip": load_clip}
+LOADERS = {
+    "lpips": load_lpips,
+    "f_lpips": load_inside(load_lpips),
+    "b_lpips": load_outside(load_lpips),
+    "dists": load_dists,
+    "f_dists": load_inside(load_dists),
+    "b_dists": load_outside(load_dists),
+    "clip": load_clip,
+}

@@ -31,7 +31,7 @@ def loading(metric):
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MetricUnavailable(
             f"{metric.label} is not available: {metric.download} could not be loaded ({reason}); connect to the "
-            "internet once."
+            "internet once, or see the offline hint of rsic evaluate --help."
         ) from error
 
 

@@ -47,6 +47,11 @@ def f_psnr(image, reference, region) -> float:
     return psnr(image[region], reference[region])
 
 
+def b_psnr(image, reference, region) -> float:
+    """PSNR of the pixels outside a region, as `f_psnr`; NaN where there are none."""
+    return float("nan") if region.all() else f_psnr(image, reference, ~region)
+
+
 def load_ssim(device):
     """Wang et al. 2004: Gaussian window of sigma 1.5, population covariance, the mean of R, G and B.
 
@@ -86,6 +91,7 @@ def to_tensor(image, device) -> torch.Tensor:
 LOADERS = {
     "psnr": lambda device: psnr,
     "f_psnr": lambda device: f_psnr,
+    "b_psnr": lambda device: b_psnr,
     "ssim": load_ssim,
     "f_ssim": load_f_ssim,
     "ms_ssim": load_ms_ssim,
