@@ -132,7 +132,7 @@ def main():
     entries, skipped = [], Counter()
     for image in tqdm(images, desc="Photos"):
         size, photo = (image["width"], image["height"]), args.coco / args.split / image["file_name"]
-        caption = next((one["caption"].strip() for one in captions.imgToAnns.get(image["id"], [])), "")
+        caption = next((entry["caption"].strip() for entry in captions.imgToAnns.get(image["id"], [])), "")
         foreground = find_foreground(instances, image, args.min_share, args.max_share)
         if foreground is None:
             skipped["no category in the bounds"] += 1

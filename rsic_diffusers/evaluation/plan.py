@@ -151,8 +151,8 @@ class EvaluationPlan:
             if name in names and photo in photos and weight in self.weights:
                 row = f"{photo}, {name}, M = {weight:.3f}"
                 failures += [f"{row}: {entry['error']}"] if "error" in entry else []
-                metrics = entry.get("failed_metrics", {})
-                failures += [f"{row}, {one}: {metrics[one]}" for one in metrics if one in self.picture_metrics]
+                reasons = entry.get("failed_metrics", {})
+                failures += [f"{row}, {name}: {why}" for name, why in reasons.items() if name in self.picture_metrics]
         return failures
 
 

@@ -50,8 +50,8 @@ def mean_rows(rows: list[dict], sets: list[dict]) -> list[dict]:
             values = [row[name] for row in members if isinstance(row.get(name), (int, float))]
             if values:
                 mean[name], mean["counts"][name] = float(np.mean(values)), len(values)
-        ours = [one for one in sets if (one["method"], one["weight"]) == (method, weight)]
-        mean.update({one["metric"]: one["value"] for one in ours if "value" in one})
+        distances = [entry for entry in sets if (entry["method"], entry["weight"]) == (method, weight)]
+        mean.update({entry["metric"]: entry["value"] for entry in distances if "value" in entry})
         means.append(mean)
     return means
 
@@ -87,7 +87,7 @@ def _cell(mean: dict, name: str, column: tuple[str, str]) -> str:
     return column[1].format(mean[name]) + (f" (of {count})" if count < mean["photos"] else "")
 
 
-def as_gain_table(rows: list[dict], referring: str, even: str) -> str:
+def gain_table(rows: list[dict], referring: str, even: str) -> str:
     """Markdown, photo by photo: what referring mode gains inside the region over global mode with as many bytes."""
     columns = ("bytes", "bpp", "f_psnr", "psnr")
     pairs = {}
@@ -166,7 +166,7 @@ def write_report(evaluation, sets: list[dict], num_sheets: int) -> None:
         text += ["\nThe curves.\n", metrics_table(curves, with_weight=True)]
     if evaluation.has_regions:
         decoded = {method.encoding: method.name for method in on_curve}  # each mode's last is by the first preset
-        table = as_gain_table(main_rows, decoded["referring"], decoded["global"])
+        table = gain_table(main_rows, decoded["referring"], decoded["global"])
         text += ["\nReferring against global mode with as many bytes.\n", table] * bool(table)
     text += [f"\n{sentence}" for sentence in _about_sets(sets)]
     text += [f"\nFailed: {sentence}" for sentence in evaluation.failures()]
@@ -214,11 +214,13 @@ def _write_csv(rows: list[dict], path: Path) -> None:
 
 def _about_sets(sets: list[dict]) -> list[str]:
     """On what the distances of sets were measured, and why not."""
-    measured = {(one["metric"], one["num_images"], one["num_crops"], one["crop"]) for one in sets if "value" in one}
+    measured = {
+        (entry["metric"], entry["num_images"], entry["num_crops"], entry["crop"]) for entry in sets if "value" in entry
+    }
     return [
         f"{SET_METRICS[metric].label}: over {num_crops} crops of {crop} x {crop} pixels of {num_images} pictures."
         for metric, num_images, num_crops, crop in sorted(measured)
-    ] + sorted({f"Not measured: {one['error']}" for one in sets if "error" in one})
+    ] + sorted({f"Not measured: {entry['error']}" for entry in sets if "error" in entry})
 
 
 def make_photo_sheet(evaluation, photo, rows: list[dict]) -> Image.Image:

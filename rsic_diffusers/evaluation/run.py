@@ -48,10 +48,10 @@ class Evaluation(EvaluationPlan):
         encoder = self._load(RSICEncoderPipeline, referring_model=finder)
         single = self._with_single_layer(encoder)
         for photo, (encoding, weight) in self._jobs("Encoding", dict.fromkeys(wanted)):
-            one = single if encoding == "without HSVLC" else encoder
+            codec_encoder = single if encoding == "without HSVLC" else encoder
             settings = {
                 "model": self.model,
-                "codec": one.hsvlc.fingerprint.hex(),
+                "codec": codec_encoder.hsvlc.fingerprint.hex(),
                 "dtype": str(self.dtype),
                 "max_side": self.max_side,
                 "refinement_steps": self.refinement_steps,
@@ -60,7 +60,7 @@ class Evaluation(EvaluationPlan):
             }
             if encoding == "global" and self.has_regions:
                 settings["num_bytes"] = self._made_file(photo, "referring", weight).get("bytes")
-            work = partial(self._make_file, one, photo, encoding, weight, settings.get("num_bytes"))
+            work = partial(self._make_file, codec_encoder, photo, encoding, weight, settings.get("num_bytes"))
             self._once(photo, f"file, {encoding}", weight, settings, self.file(photo, encoding, weight), work)
 
     def _make_file(self, encoder, photo, encoding, weight, num_bytes, path) -> dict:
@@ -104,20 +104,23 @@ class Evaluation(EvaluationPlan):
             # No CRC-32: that of a file that ends in its own has few values.
             digest = hashlib.sha256(file.read_bytes()).hexdigest() if made else None
             settings |= {"preset": None, "file": digest}
-            one = single if method.encoding == "without HSVLC" else decoder
-            work = partial(self._make_picture, one, photo, weight, file, made, method.decoding, settings)
+            codec_decoder = single if method.encoding == "without HSVLC" else decoder
+            work = partial(self._make_picture, codec_decoder, photo, weight, file, made, method.decoding, settings)
             self._once(photo, method.name, weight, settings, self.picture(photo, method.name, weight), work)
 
         for photo, (name, weight) in self._jobs("VAE alone", [(VAE_ALONE, self.weights[0])]):
             settings = {"model": shared["model"], "dtype": shared["dtype"], "max_side": self.max_side}
             settings["photo"] = photo.checksum()
-            file = self.file(photo, self.methods[0].encoding, weight)
+            encoding = self.methods[0].encoding
+            file = self._made_file(photo, encoding, weight) and self.file(photo, encoding, weight)
             work = partial(self._make_vae_picture, decoder.vae, photo, file)
             self._once(photo, name, weight, settings, self.picture(photo, name, weight), work)
 
     @torch.no_grad()
     def _make_vae_picture(self, vae, photo, file, path) -> dict:
         """What the VAE makes of the photo's own latents, at the size at which `file` codes it."""
+        if not file:
+            raise ValueError("There is no file whose size it could take.")
         pixels = VaeImageProcessor(do_resize=False).preprocess(photo.open())  # (1, 3, H, W) in [-1, 1]
         size, coded_size = pixels.shape[-2:], Bitstream.read(file).coded_size
         latents = encode_image(vae, resize(pixels, coded_size).to(vae.device, vae.dtype))  # (1, 4, h, w)
@@ -228,7 +231,7 @@ class Evaluation(EvaluationPlan):
     def _jobs(self, title: str, wanted):
         """(photo, one of what is wanted), photo by photo, with a progress bar."""
         wanted = list(wanted)
-        jobs = [(photo, one) for photo in self.mine for one in wanted]
+        jobs = [(photo, job) for photo in self.mine for job in wanted]
         return tqdm(jobs, desc=title, disable=not self.share.is_main_process)
 
     def _once(self, photo, name, weight, settings, path, work) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from PIL import ImageFilter
 
-from rsic_diffusers.evaluation.metrics import set_distances
+from rsic_diffusers.evaluation.metrics import learned_metrics, set_distances
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,8 @@ def pair(photo):
 
 @pytest.fixture(autouse=True)
 def no_network_of_another_test():
-    set_distances.inception_features.cache_clear()
+    for load in (set_distances.inception_features, learned_metrics.load_lpips, learned_metrics.load_dists):
+        load.cache_clear()
 
 
 @pytest.fixture(scope="module")

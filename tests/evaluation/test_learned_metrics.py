@@ -28,6 +28,22 @@ def test_damage_outside_a_region_is_not_seen(pair, random_networks):
     assert value_of("f_ssim", (outside, original), region=core) == pytest.approx(1, abs=1e-12)
 
 
+def test_damage_inside_a_region_is_not_seen_by_the_metrics_of_the_background(pair, random_networks):
+    damaged, original = pair
+    region = box_region((100, 60, 180, 150), original.size)
+    inside = Image.composite(damaged, original, Image.fromarray(region))
+    outside = Image.composite(original, damaged, Image.fromarray(region))
+    assert value_of("b_psnr", (inside, original), region=region) == float("inf")
+    x, y = arrays(pair)
+    expected = 10 * np.log10(255**2 / np.mean((x - y)[~region] ** 2))
+    assert value_of("b_psnr", pair, region=region) == pytest.approx(expected, abs=1e-9)
+    for name, whole in (("b_lpips", "lpips"), ("b_dists", "dists")):
+        assert value_of(name, (inside, original), region=region) == pytest.approx(0, abs=1e-6)
+        # The original is put inside the region in both pictures.
+        assert value_of(name, pair, region=region) == value_of(whole, (outside, original)) > 1e-3
+        assert np.isnan(value_of(name, pair, region=np.ones_like(region)))
+
+
 @pytest.mark.parametrize(
     "region, window",
     [
@@ -101,6 +117,7 @@ def test_lpips_by_hand(pair, random_networks, alexnet):
     region = box_region((20, 30, 140, 130), pair[0].size)
     crops = [one.crop((20, 30, 140, 130)) for one in pair]
     assert value_of("f_lpips", pair, region=region) == value_of("lpips", crops)
+    assert value_of("f_dists", pair, region=region) == value_of("dists", crops)
 
 
 def test_dists_by_hand(pair, random_networks, vgg16):

@@ -38,7 +38,7 @@ def test_absent_weights_are_one_line(no_internet, name, capsys):
     loaded, (reason,) = load_available(load, [name])
     assert not loaded and "\n" not in reason
     assert reason.startswith(f"{DOWNLOADED[name].label} is not available: {DOWNLOADED[name].download} could not")
-    assert reason.endswith("connect to the internet once.")
+    assert reason.endswith("connect to the internet once, or see the offline hint of rsic evaluate --help.")
     assert socket.getdefaulttimeout() is None
     assert capsys.readouterr().out == ""  # where the tables go
 

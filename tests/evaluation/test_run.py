@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rsic_diffusers.commands.rsic_cli import main
@@ -59,7 +60,8 @@ def psnr(one, other):
 def test_figures_are_those_of_the_files_and_pictures(run):
     folder, output, _ = run
     rows = rows_of(output)
-    assert len(rows) == 3 * 2 * 6  # photos, weights; two modes decoded and codec only, two other codecs
+    # Photos, weights; two modes decoded and codec only, two other codecs; and the VAE alone.
+    assert len(rows) == 3 * 2 * 6 + 3
     masks = {"a.png": np.zeros((130, 160), bool), "b.png": np.asarray(Image.open(folder / "masks" / "b.png")) > 0}
     masks["a.png"][13:104, 40:120] = True
     for row in rows:
@@ -72,6 +74,8 @@ def test_figures_are_those_of_the_files_and_pictures(run):
         else:
             inside = masks[row["photo"]]
             assert float(row["f_psnr"]) == pytest.approx(psnr(picture[inside], original[inside]), abs=1e-6)
+        if row["method"] == "VAE alone":
+            continue  # there is no file
         pixels = original.shape[0] * original.shape[1]
         assert float(row["bpp"]) == pytest.approx(8 * int(row["bytes"]) / pixels)
         if row["method"] not in ("JPEG", "WebP"):
@@ -91,8 +95,21 @@ def test_pictures_are_what_the_decoder_makes_of_the_files(run, decoder):
         np.testing.assert_array_equal(picture, expected)
 
 
+def test_the_vae_alone_is_the_vae_of_the_model(run, decoder):
+    folder, output, _ = run
+    picture = np.asarray(Image.open(output / "pictures" / "VAE-alone-0.857" / "b.png.png"))  # 128 x 128: no padding
+    pixels = torch.from_numpy(np.asarray(Image.open(folder / "b.png")).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        latents = decoder.vae.encode(pixels.to(decoder.vae.dtype)).latents  # its forward would round them to a byte
+        expected = decoder.vae.decode(latents).sample[0]
+    expected = ((expected.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).float().numpy()
+    assert np.abs(picture - expected).max() <= 0.51
+    assert any(line.startswith("| VAE alone |") for line in (output / "table.md").read_text().splitlines())
+
+
 def test_global_mode_takes_as_many_bytes(run):
-    sizes = {(row["photo"], row["weight"], row["method"]): int(row["bytes"]) for row in rows_of(run[1])}
+    rows = [row for row in rows_of(run[1]) if row["bytes"]]
+    sizes = {(row["photo"], row["weight"], row["method"]): int(row["bytes"]) for row in rows}
     for (photo, weight, method), size in sizes.items():
         wanted = sizes[photo, weight, "referring"]
         if method == "global" and wanted > 100:  # the coder's words of 4 bytes leave smaller ones little choice
@@ -207,7 +224,8 @@ def test_a_metric_that_fails_takes_nothing_else_with_it(tmp_path, photo, capsys,
         patch.setitem(LOADERS, "ssim", lambda device: no_memory)
         assert main(command) == 1
     rows = rows_of(tmp_path / "out")
-    assert rows and all(row["psnr"] and row["bytes"] and not row.get("ssim") for row in rows)
+    assert rows and all(row["psnr"] and not row.get("ssim") for row in rows)
+    assert all(row["bytes"] for row in rows if row["method"] != "VAE alone")
     assert "a.png, global, M = 1.000, ssim: out of memory" in (tmp_path / "out" / "table.md").read_text()
     pictures = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/pictures/**/*.png")}
     assert main(command) == 0

@@ -24,7 +24,7 @@ def large_pictures(monkeypatch):
 
     def inception_features(device):
         network = Pooled()
-        return lambda images: set_distances.extract_features(images, set_distances.crops_of, network, device)
+        return lambda images: set_distances.extract_features(images, set_distances.crops_side_by_side, network, device)
 
     monkeypatch.setattr(set_distances, "inception_features", inception_features)
     monkeypatch.setattr(set_distances, "FID_MIN_CROPS", 175)

@@ -53,7 +53,7 @@ def parse_args(arguments=None):
     return args
 
 
-def load(args) -> tuple[RSICEncoderPipeline, RSICDecoderPipeline]:
+def load_pipelines(args) -> tuple[RSICEncoderPipeline, RSICDecoderPipeline]:
     dtype = getattr(torch, args.dtype)
     encoder = RSICEncoderPipeline.from_pretrained(args.model, dtype=dtype)
     decoder = RSICDecoderPipeline.from_pretrained(args.model, dtype=dtype)
@@ -77,7 +77,7 @@ def load(args) -> tuple[RSICEncoderPipeline, RSICDecoderPipeline]:
     return encoder, decoder
 
 
-def timed(function, repeats):
+def median_seconds(function, repeats):
     """Median seconds of `repeats` calls after one to warm up, and the last result."""
     function()
     seconds = []
@@ -111,7 +111,7 @@ def main(arguments=None):
     args = parse_args(arguments)
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
-    encoder, decoder = load(args)
+    encoder, decoder = load_pipelines(args)
     image = Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
     image = image.crop((0, 0, 512, 384)).resize(args.size)
     box = (args.size[0] // 4, args.size[1] // 4, args.size[0] * 3 // 4, args.size[1] * 3 // 4)
@@ -126,19 +126,19 @@ def main(arguments=None):
         return encoder(image, caption="a woman in a navy uniform", box=box, max_side=None, **arguments)
 
     if args.refinement_steps:
-        seconds, out = timed(lambda: encode(refinement_steps=args.refinement_steps), args.repeats)
+        seconds, out = median_seconds(lambda: encode(refinement_steps=args.refinement_steps), args.repeats)
         name = f"encode, {args.refinement_steps} refinement steps"
         print(f"{name:27s}{seconds:8.3f} s  ({len(out.bitstream)} bytes)")
-    seconds, out = timed(encode, args.repeats)
+    seconds, out = median_seconds(encode, args.repeats)
     print(f"encode                     {seconds:8.3f} s  ({len(out.bitstream)} bytes)")
 
     file = Bitstream.from_bytes(out.bitstream)
     weight_map = torch.from_numpy(file.weight_map.values)[None, None]
     with torch.no_grad():
         tensor = encoder.image_processor.preprocess(image).to(args.device, getattr(torch, args.dtype))
-        part, latents = timed(lambda: encode_image(encoder.vae, tensor), args.repeats)
+        part, latents = median_seconds(lambda: encode_image(encoder.vae, tensor), args.repeats)
         print(f"  VAE encode               {part:8.3f} s")
-        part, _ = timed(lambda: encoder.hsvlc.compress(latents, weight_map), args.repeats)
+        part, _ = median_seconds(lambda: encoder.hsvlc.compress(latents, weight_map), args.repeats)
         print(f"  HSVLC compress           {part:8.3f} s")
 
     print(f"decode, {args.batch_size} file(s) together:\n")

@@ -82,7 +82,7 @@ def main(arguments=None):
         raise SystemExit(f"{args.photos} holds no photo with a box; name boxes in its annotations.json.")
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
-    pipelines = [one.from_pretrained(args.model) for one in (RSICEncoderPipeline, RSICDecoderPipeline)]
+    pipelines = [kind.from_pretrained(args.model) for kind in (RSICEncoderPipeline, RSICDecoderPipeline)]
     for pipeline in pipelines:
         pipeline.set_progress_bar_config(disable=True)
     rows = {}

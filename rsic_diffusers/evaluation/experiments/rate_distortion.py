@@ -140,7 +140,7 @@ def bjontegaard_difference(difference, curve, anchor, figure: str) -> float:
     """`bjontegaard.bd_rate` (percent) or `bd_psnr` (dB) of mean curves, errors taken as 10 log10 of their inverse; NaN
     where the curves do not overlap, or one is not monotone."""
     quality, anchor_quality = (
-        one[figure] if figure.startswith("psnr") else -10 * np.log10(one[figure]) for one in (curve, anchor)
+        points[figure] if figure.startswith("psnr") else -10 * np.log10(points[figure]) for points in (curve, anchor)
     )
     try:
         return difference(

@@ -21,7 +21,7 @@ MIN_CROPS = 100
 BATCH = 64  # crops at a time
 
 
-def crops_of(image) -> list[np.ndarray]:
+def overlapping_crops(image) -> list[np.ndarray]:
     """All (128, 128, 3) windows of a picture on a grid of 64 pixels."""
     array = np.asarray(image.convert("RGB"))
     rows, columns = (range(0, side - CROP + 1, STRIDE) for side in array.shape[:2])
@@ -59,7 +59,7 @@ class FeatureExtractor:
 
     def __call__(self, images) -> np.ndarray:
         """Features of the crops of PIL images, (number of crops, 1280)."""
-        return extract_features(images, crops_of, self.pooled_features, self.device)
+        return extract_features(images, overlapping_crops, self.pooled_features, self.device)
 
     def pooled_features(self, crops):
         return self.network.extract_features((crops.float() - 127) / 128).mean(dim=(2, 3))
@@ -84,8 +84,8 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
 
     check_number_of_crops(min(len(features), len(reference)))
     statistics = [
-        metric_fid.fid_features_to_statistics(torch.from_numpy(one.astype(np.float64)))
-        for one in (features, reference)
+        metric_fid.fid_features_to_statistics(torch.from_numpy(array.astype(np.float64)))
+        for array in (features, reference)
     ]
     return metric_fid.fid_statistics_to_metric(*statistics, verbose=False)[metric_fid.KEY_METRIC_FID]
 

@@ -53,7 +53,7 @@ def check_and_compute(metric, compute, image, reference, region=None, caption=No
     if image.size != reference.size:
         other = " x ".join(map(str, reference.size))
         raise ValueError(f"{metric.label} needs two pictures of one size, not {width} x {height} and {other}.")
-    arguments = [np.asarray(one.convert("RGB")) for one in (image, reference)]
+    arguments = [np.asarray(picture.convert("RGB")) for picture in (image, reference)]
     if metric.needs_region:
         region = np.asarray(region)
         if region.dtype != bool or region.shape != (height, width) or not region.any():
@@ -68,7 +68,7 @@ def check_and_compute(metric, compute, image, reference, region=None, caption=No
     return float(compute(*arguments)) if min(image.size) >= metric.min_side else float("nan")
 
 
-def load(names, metrics, loaders, device) -> dict:
+def load_by_name(names, metrics, loaders, device) -> dict:
     unknown = [name for name in names if name not in metrics]
     if unknown:
         raise ValueError(f"There is no metric {', '.join(unknown)} here; choose from {', '.join(metrics)}.")
@@ -93,7 +93,7 @@ def load_picture_metrics(names, device="cpu") -> dict:
         MetricUnavailable: The library or the weights of one of them are not there.
         ValueError: An unknown name.
     """
-    computations = load(names, PICTURE_METRICS, pixel_metrics.LOADERS | learned_metrics.LOADERS, device)
+    computations = load_by_name(names, PICTURE_METRICS, pixel_metrics.LOADERS | learned_metrics.LOADERS, device)
     return {name: partial(check_and_compute, PICTURE_METRICS[name], compute) for name, compute in computations.items()}
 
 
@@ -113,7 +113,7 @@ def load_set_metrics(names, device="cpu") -> dict:
     """
     from . import set_distances
 
-    return load(names, SET_METRICS, set_distances.LOADERS, device)
+    return load_by_name(names, SET_METRICS, set_distances.LOADERS, device)
 
 
 def load_available(load_metrics, names, device="cpu") -> tuple[dict, list[str]]:

@@ -35,7 +35,7 @@ def psnr(image, reference, box=None) -> float:
         box (`tuple`, *optional*): (x0, y0, x1, y1) in pixels; the ratio inside it (f-PSNR). Pixels that the box
             covers only in part are left out.
     """
-    image, reference = (np.asarray(one, dtype=np.float64) for one in (image, reference))
+    image, reference = (np.asarray(picture, dtype=np.float64) for picture in (image, reference))
     if box is not None:
         return f_psnr(image, reference, box_region(box, image.shape[1::-1]))
     error = np.mean((image - reference) ** 2)
@@ -79,7 +79,7 @@ def load_ms_ssim(device):
     from pytorch_msssim import ms_ssim
 
     return lambda image, reference: ms_ssim(
-        *(to_tensor(one, device) for one in (image, reference)), data_range=1
+        *(to_tensor(picture, device) for picture in (image, reference)), data_range=1
     ).item()
 
 

@@ -48,7 +48,7 @@ class SetDistance(NamedTuple):
         return sum(count > 0 for count in counts), sum(counts)
 
 
-def crops_of(image) -> list[np.ndarray]:
+def crops_side_by_side(image) -> list[np.ndarray]:
     """A picture cut into 256 x 256 pixels side by side, then again from (128, 128) on (Mentzer et al. 2020)."""
     array = np.asarray(image.convert("RGB"))
     return [
@@ -63,7 +63,7 @@ def kernel_distance(features: np.ndarray, reference: np.ndarray) -> float:
     """The squared maximum mean discrepancy (cubic kernel, unbiased), the mean of 100 random subsets of 1000."""
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-    features, reference = (torch.from_numpy(one.astype(np.float64)) for one in (features, reference))
+    features, reference = (torch.from_numpy(array.astype(np.float64)) for array in (features, reference))
     options = {"kid_subsets": 100, "kid_subset_size": KID_MIN_CROPS, "rng_seed": 2020, "verbose": False}
     return kid_features_to_metric(features, reference, **options)[KEY_METRIC_KID_MEAN]
 
@@ -74,24 +74,24 @@ def inception_features(device):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval().to(device)
-    return lambda images: extract_features(images, crops_of, lambda crops: network(crops)[0], device)
+    return lambda images: extract_features(images, crops_side_by_side, lambda crops: network(crops)[0], device)
 
 
 def load_fid(device):
     """Heusel et al. 2017, on the crops of Mentzer et al. 2020."""
-    return SetDistance("FID", crops_of, inception_features(device), frechet_distance, CROP, FID_MIN_CROPS)
+    return SetDistance("FID", crops_side_by_side, inception_features(device), frechet_distance, CROP, FID_MIN_CROPS)
 
 
 def load_kid(device):
     """Binkowski et al. 2018, on the crops of Mentzer et al. 2020."""
-    return SetDistance("KID", crops_of, inception_features(device), kernel_distance, CROP, KID_MIN_CROPS)
+    return SetDistance("KID", crops_side_by_side, inception_features(device), kernel_distance, CROP, KID_MIN_CROPS)
 
 
 def load_feature_distance(device):
     """Not FID; see `feature_distance`."""
     return SetDistance(
         "A Frechet distance",
-        feature_distance.crops_of,
+        feature_distance.overlapping_crops,
         FeatureExtractor(device),
         frechet_distance,
         feature_distance.CROP,
