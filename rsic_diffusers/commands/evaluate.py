@@ -89,6 +89,11 @@ class EvaluateCommand(BaseRSICCommand):
             help="pictures that another codec made, with their sizes.json or sizes.csv",
         )
         parser.add_argument(
+            "--at-size-of",
+            metavar="NAME",
+            help="make each file as large as that of this --external codec, so that both are compared at equal bytes",
+        )
+        parser.add_argument(
             "--metrics",
             nargs="+",
             metavar="NAME",
@@ -144,6 +149,7 @@ class EvaluateCommand(BaseRSICCommand):
             single_layer=args.single_layer,
             codecs=args.codecs,
             external=args.external,
+            at_size_of=args.at_size_of,
             metrics=args.metrics,
             referring_model=args.referring_model,
             max_side=args.max_side or None,

@@ -33,6 +33,8 @@ class EvaluationPlan:
         single_layer (`str`, *optional*): Folder of a codec trained with `--single_layer`, for "without HSVLC".
         codecs (`list[str]`, *optional*): Names of `PEERS`; default: `DEFAULT_PEERS`.
         external (`list[tuple[str, str]]`): Names, and folders of what other codecs made, see [`load_external`].
+        at_size_of (`str`, *optional*): Name of an external codec. Files then take as many bytes as its files, in both
+            modes, by a budget that moves the weights.
         metrics (`list[str]`, *optional*): Names of `PICTURE_METRICS` and `SET_METRICS`, or "all"; default: those
             with `by_default`.
         referring_model (`str`, *optional*): Finds the photos' phrases; without one their masks or boxes are referred
@@ -52,6 +54,7 @@ class EvaluationPlan:
     single_layer: str | None = None
     codecs: list[str] | None = None
     external: list[tuple[str, str]] = field(default_factory=list)
+    at_size_of: str | None = None
     metrics: list[str] | None = None
     referring_model: str | None = None
     max_side: int | None = DEFAULT_MAX_SIDE
@@ -106,6 +109,8 @@ class EvaluationPlan:
             if name in self.peers:
                 raise ValueError(f"There are two codecs {name!r}; give what was made elsewhere another name.")
             self.peers[name] = load_external(name, Path(folder))
+        if self.at_size_of not in (None, *dict(self.external)):
+            raise ValueError(f"There is no external codec {self.at_size_of!r} whose sizes files could take.")
         known = {**PICTURE_METRICS, **SET_METRICS}
         names = self.metrics or [name for name, metric in known.items() if metric.by_default]
         names = list(known) if "all" in names else names

@@ -60,6 +60,8 @@ class Evaluation(EvaluationPlan):
             }
             if encoding == "global" and self.has_regions:
                 settings["num_bytes"] = self._made_file(photo, "referring", weight).get("bytes")
+            elif encoding in ("referring", "global") and self.at_size_of:
+                settings["num_bytes"] = self.peers[self.at_size_of].size_of(photo.name)
             work = partial(self._make_file, codec_encoder, photo, encoding, weight, settings.get("num_bytes"))
             self._once(photo, f"file, {encoding}", weight, settings, self.file(photo, encoding, weight), work)
 
@@ -73,10 +75,10 @@ class Evaluation(EvaluationPlan):
             "refinement_steps": self.refinement_steps,
         }
         figures = {}
+        demand = photo.demand(image.size, bool(self.referring_model)) if encoding != "global" else None
         if num_bytes is not None:  # many tries, whose time says nothing
-            out = encode_at_size(encoder, image, num_bytes, **common)
+            out = encode_at_size(encoder, image, num_bytes, referring=demand, weight=weight, **common)
         else:
-            demand = photo.demand(image.size, bool(self.referring_model))
             if encoding == "without RGE":
                 demand, weight = None, 0.0
             start = time.perf_counter()
@@ -89,9 +91,11 @@ class Evaluation(EvaluationPlan):
         """Files to pictures, by a pipeline that was not there when the files were made."""
         decoder = self._load(RSICDecoderPipeline)
         single = self._with_single_layer(decoder)
-        some_weight = decoder.unet.conv_out.weight.detach().float().cpu().numpy()
+        # Trained on, no weight stays: one of the UNet and one of the VAE tell the model's versions apart.
+        some_weights = [decoder.unet.conv_out.weight, list(decoder.vae.parameters())[-1]]
+        checksums = [zlib.crc32(weight.detach().float().cpu().numpy()) for weight in some_weights]
         shared = {
-            "model": [self.model, zlib.crc32(some_weight)],  # trained on, no weight stays
+            "model": [self.model, *checksums],
             "dtype": str(self.dtype),
             "device": str(self.device),
             "seed": self.seed,

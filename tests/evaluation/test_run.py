@@ -210,6 +210,22 @@ def test_another_codecs_pictures_are_taken_as_they_are(tmp_path, photo):
     assert [new["psnr"] == old["psnr"] for new, old in zip(again, rows, strict=True)] == [True, False, True]
 
 
+def test_files_take_the_sizes_of_another_codecs(tmp_path, photo):
+    folder = make_folder(tmp_path / "photos", photo)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    photo.crop((150, 40, 310, 170)).save(theirs / "a.png")
+    (theirs / "sizes.json").write_text(json.dumps({"a.png": 170}))
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--limit", "1", "--codecs"]
+    command += ["--external", f"theirs={theirs}"]
+    assert main([*command, "--at-size-of", "theirs"]) == 0
+    sizes = {row["method"]: int(row["bytes"]) for row in rows_of(tmp_path / "out") if row["bytes"]}
+    assert sizes.pop("theirs") == 170
+    assert len(sizes) == 4 and all(0.9 * 170 < size <= 1.01 * 170 + 4 for size in sizes.values()), sizes
+    with pytest.raises(ValueError, match="no external codec 'others'"):
+        Evaluation(find_photos(folder), tmp_path / "out", external=[("theirs", theirs)], at_size_of="others")
+
+
 def test_a_metric_that_fails_takes_nothing_else_with_it(tmp_path, photo, capsys, monkeypatch):
     folder = make_folder(tmp_path / "photos", photo)
     (folder / "annotations.json").unlink()  # global mode, in which M = 1 leaves diffusion nothing to do: quick

@@ -34,9 +34,7 @@ class ExternalPeer:
         """
         if name is None:
             raise ValueError(f"{self.name} is read from {self.folder} by the photo's file name; give `name`.")
-        stem = _stem(name)
-        if stem not in self.sizes:
-            raise ValueError(f"The sizes in {self.folder} have no entry for {name}; add its bytes.")
+        num_bytes, stem = self.size_of(name), _stem(name)
         paths = self._pictures(stem)
         if len(paths) != 1:
             raise ValueError(f"{self.folder} has {len(paths)} pictures of {name}; put one there, {stem}.png say.")
@@ -47,7 +45,13 @@ class ExternalPeer:
                     paths[0], *decoded.size, *image.size
                 )
             )
-        return PeerResult(self.name, self.sizes[stem], decoded, None, "as given", None, None, None)
+        return PeerResult(self.name, num_bytes, decoded, None, "as given", None, None, None)
+
+    def size_of(self, name: str) -> int:
+        """Bytes of the file of the photo `name`; ValueError if they were not given."""
+        if _stem(name) not in self.sizes:
+            raise ValueError(f"The sizes in {self.folder} have no entry for {name}; add its bytes.")
+        return self.sizes[_stem(name)]
 
     def digest(self, name: str) -> str:
         """Another one when the picture or the size of the photo `name` is another."""
