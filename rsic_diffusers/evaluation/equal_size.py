@@ -4,7 +4,7 @@ TOLERANCE = 0.01
 
 
 def encode_at_size(encoder, image, num_bytes: int, **arguments):
-    """Encode with the weights that take as many bytes (to a percent or so), in global mode if nothing is referred to."""
+    """Encode with the weights that take as many bytes (to a percent or so); in global mode if nothing is asked for."""
     # A budget is met from below; so much above, the result is as often larger as smaller.
     return encoder(image, target_bytes=(1 + TOLERANCE) * num_bytes, **arguments)
 
