@@ -15,9 +15,9 @@ of width and height, a mask's path is from the file; without annotations all pho
   [{"file": "harbour.jpg", "caption": "a lighthouse above a harbour", "phrase": "the lighthouse",
     "box": [0.1, 0.2, 0.4, 0.9], "mask": "masks/harbour.png"}]
 
-offline weights: LPIPS and DISTS need AlexNet's and VGG-16's weights, which torchvision downloads once. Without a network,
-copy alexnet-owt-7be5be79.pth and vgg16-397923af.pth from another machine into TORCH_HOME/hub/checkpoints (TORCH_HOME is
-~/.cache/torch unless it is set); both lie there on any machine that has measured once.
+offline weights: LPIPS and DISTS need AlexNet's and VGG-16's weights, which torchvision downloads once. Without a
+network, copy alexnet-owt-7be5be79.pth and vgg16-397923af.pth from another machine into TORCH_HOME/hub/checkpoints
+(TORCH_HOME is ~/.cache/torch unless it is set); both lie there on any machine that has measured once.
 
 examples:
   rsic evaluate photos -o out                                           the model against standard codecs
@@ -97,8 +97,8 @@ class EvaluateCommand(BaseRSICCommand):
             "--metrics",
             nargs="+",
             metavar="NAME",
-            help="of the picture: psnr, ssim, ms_ssim, lpips, dists, clip; inside the region: f_psnr, f_ssim, f_lpips, "
-            "f_dists; outside it: b_psnr, b_lpips, b_dists; of the set: feature_distance, fid, kid; or all (default: "
+            help="of the picture: psnr, ssim, ms_ssim, lpips, dists, clip; inside the region: f_psnr, f_ssim, "
+            "f_lpips, f_dists; outside it: b_psnr, b_lpips, b_dists; of the set: feature_distance, fid, kid; or all (default: "
             "all but clip, fid and kid; what cannot be had is left out with a line of why; see offline weights below)",
         )
         parser.add_argument(
