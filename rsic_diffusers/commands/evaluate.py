@@ -99,7 +99,8 @@ class EvaluateCommand(BaseRSICCommand):
             metavar="NAME",
             help="of the picture: psnr, ssim, ms_ssim, lpips, dists, clip; inside the region: f_psnr, f_ssim, "
             "f_lpips, f_dists; outside it: b_psnr, b_lpips, b_dists; of the set: feature_distance, fid, kid; "
-            "or all (default: all but clip, fid and kid; what cannot be had is left out with a line of why; see offline weights below)",
+            "or all (default: all but clip, fid and kid; what cannot be had is left out with a line of why; see "
+            "offline weights below)",
         )
         parser.add_argument(
             "--referring-model",
