@@ -13,6 +13,6 @@ def test_conditions_stand_for_m(hsvlc, finest):
         expected = hsvlc(latents, weight_map, **options)
         ours = hsvlc(latents, hsvlc.condition(weight_map, 21, 26), **options)
     assert torch.equal(ours.sample, expected.sample)
-    assert all(torch.equal(one, other) for one, other in zip(ours.bits, expected.bits, strict=True))
+    assert all(torch.equal(ours_bits, bits) for ours_bits, bits in zip(ours.bits, expected.bits, strict=True))
     with pytest.raises(ValueError, match="expected \\(2, 1, 3, 5\\)"):
         hsvlc.condition(weight_map, 21, 33)

@@ -33,7 +33,7 @@ def test_bytes_decode_to_what_forward_gives(hsvlc, photo_latents, shape):
     assert decoded.shape == latents.shape
     # The fixed-point and the floating-point prior differ by less than a quantisation step of their own; a symbol may
     # then round the other way, and a coarse one moves a whole region, but as often for the better.
-    error, expected_error = ((one - latents).square().mean() for one in (decoded, expected))
+    error, expected_error = ((sample - latents).square().mean() for sample in (decoded, expected))
     assert error == pytest.approx(float(expected_error), rel=0.02)
     assert (decoded - expected).square().mean() < error / 4
 
@@ -162,11 +162,11 @@ def test_a_codec_is_made_ready_in_any_dtype(photo_latents):
     codec = HSVLC().eval().to(torch.bfloat16)
     same = HSVLC().eval()
     same.load_state_dict(codec.state_dict())  # the same numbers, in float32
-    for one in (codec, same):
-        one.update()
+    for made in (codec, same):
+        made.update()
     weight_map = random_map((21, 26))
     data = codec.compress(photo_latents.bfloat16(), weight_map).data
-    ours, theirs = (one.decode_symbols(data, weight_map, (21, 26)) for one in (codec, same))
+    ours, theirs = (made.decode_symbols(data, weight_map, (21, 26)) for made in (codec, same))
     assert any(symbols.any() for symbols in ours)
     for symbols, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(symbols, expected, atol=0, rtol=0)
