@@ -120,6 +120,6 @@ def test_models_of_another_kind_are_refused(tmp_path, blip, llava_folder, monkey
     def needs_package(*args, **kwargs):
         raise ImportError("Package `num2words` is required.")
 
-    monkeypatch.setattr(captioners.AutoProcessor, "from_pretrained", needs_package)
+    monkeypatch.setattr(captioners.transformers.AutoProcessor, "from_pretrained", needs_package)
     with pytest.raises(ValueError, match="llava.* needs a package that is not installed .*num2words"):
         Captioner.from_pretrained(llava_folder)

@@ -75,5 +75,6 @@ def test_phrases_on_the_command_line(clip, tokenizer, small_photo, tmp_path, cap
     )
     written = Bitstream.read(tmp_path / "photo.rsic").weight_map
     np.testing.assert_array_equal(written.cells, expected.cells)
-    assert main(["encode", str(tmp_path / "photo.png"), "-o", str(tmp_path / "x.rsic"), "--refer", " "]) == 2
+    blank = ["encode", str(tmp_path / "photo.png"), "-o", str(tmp_path / "x.rsic"), "--refer", " "]
+    assert main([*blank, "--referring-model", str(tmp_path / "clip")]) == 2
     assert "A phrase must be words" in capsys.readouterr().err
