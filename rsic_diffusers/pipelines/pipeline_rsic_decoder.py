@@ -284,7 +284,7 @@ class RSICDecoderPipeline(
             "guidance_strength": settings["guidance_strength"],
             "num_steps": plan.num_steps,
             "error": plan.error,
-            "codec": None if target == "posterior" else self.prepare_codec(coded),
+            "codec": self.prepare_codec(coded),
         }
 
     def call_back(self, callback, names, step, timestep, latents, coded, text) -> torch.Tensor:

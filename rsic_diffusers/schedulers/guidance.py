@@ -15,7 +15,7 @@ MAX_STEP_STRENGTH = PAPER_ELEMENTS / 4
 
 GUIDANCE_TARGETS = ("noisy", "clean", "posterior")
 # What `guidance_strength=None` stands for. "noisy": the paper's gamma = 1e3 in each of its 50 x 8 steps.
-DEFAULT_GUIDANCE_STRENGTH = {"noisy": 50 * 8 * 1e3, "clean": 12e3, "posterior": 0.3}
+DEFAULT_GUIDANCE_STRENGTH = {"noisy": 50 * 8 * 1e3, "clean": 24e3, "posterior": 4.0}
 
 
 def guidance_gradient(codec: Callable, sample: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -61,18 +61,17 @@ def step_strength(total: float, num_steps: int | torch.Tensor) -> float | torch.
 
 
 def posterior_weight(alpha: torch.Tensor, error: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-    """How much of z_hat_0 belongs into the estimate of the clean latents.
+    """How far the predicted clean latents move towards z_hat_0, as a share of the whole way.
 
     Two estimates of z_0 are at hand: the model's, from z_t, whose squared error is taken for 1 - abar_t (what is
     unknown of Gaussian latents of variance 1 with noise of that level), and the codec's, with squared error D(M). If
     both errors are Gaussian and independent, the best estimate is the mean of the two, each weighted by the inverse of
-    its squared error. They are not quite independent, since denoising started from z_hat_0; hence a default strength
-    below 1.
+    its squared error. (The default strength is larger than 1: C passes on only a part of the difference.)
 
     Args:
         alpha (`torch.Tensor`): abar_t.
         error (`torch.Tensor` of shape (B, 1, h, w)): D(M), squared latent units.
-        strength (`float`): The codec's weight is multiplied by it: 1 is the posterior mean, 0 leaves z_hat_0 out.
+        strength (`float`): The codec's weight is multiplied by it: 1 is the posterior mean, 0 no pull.
 
     Returns:
         `torch.Tensor` of shape (B, 1, h, w), in [0, 1].
@@ -123,8 +122,10 @@ def guided_step(
         gradient = guidance_gradient(codec, original, reference)
         prev_sample = prev_sample - gamma * alpha_previous**0.5 * gradient.to(prev_sample.dtype)
     elif target == "posterior":
-        # The noise is what z_t holds beside the moved clean latents. (With the model's own eps, each step would add
-        # its whole pull to those before, and the pull of a run would grow with the number of steps.)
-        clean = original + posterior_weight(alpha, error, gamma) * (reference - original)
+        # z_hat_0 is compared with C of the clean latents, since both then lack the detail that was not coded, and none
+        # is taken from them. The noise is what z_t holds beside the moved clean latents. (With the model's own eps, each
+        # step would add its whole pull to those before, and the pull of a run would grow with the number of steps.)
+        difference = reference - codec(original).to(reference.dtype)
+        clean = original + posterior_weight(alpha, error, gamma) * difference
         prev_sample = ddim(clean, (sample - alpha**0.5 * clean) / (1 - alpha) ** 0.5, alpha_previous)
     return prev_sample, original

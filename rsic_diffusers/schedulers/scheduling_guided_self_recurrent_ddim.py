@@ -60,7 +60,8 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
             guidance_scale of 1 means no classifier-free guidance, as in diffusers: omega is then 1 for every M.
         guidance_target (`str`): "noisy" compares C(z_t) with z_hat_t, as the paper does, and needs inversion. "clean"
             compares C of the predicted clean latents with z_hat_0 and moves them. "posterior" also moves the predicted
-            clean latents towards z_hat_0, but by a weight in closed form, see `posterior_weight`: no backward pass.
+            clean latents by what C of them lacks of z_hat_0, but by a weight in closed form, see `posterior_weight`:
+            no backward pass.
         inversion_guidance_scale (`float`, *optional*): Default of omega during inversion. None is the omega of
             denoising (paper, line 3 of Algorithm 1 and Eq. 2); 1 is the caption's prediction alone, 0 that without
             caption.
@@ -93,10 +94,10 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         guidance_strength: float | None = None,
         guidance_scale: float = 3.0,
         referring_scale: float = 0.7,
-        guidance_target: str = "posterior",
+        guidance_target: str = "clean",
         inversion_guidance_scale: float | None = None,
         strength: float | None = 1.0,
-        start_noise_factors: tuple[float, float] = (8.0, 0.3),
+        start_noise_factors: tuple[float, float] = (40.0, 1.0),
     ):
         if prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f'prediction_type must be "epsilon" or "v_prediction", got {prediction_type!r}.')
@@ -244,8 +245,8 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
             sample (`torch.Tensor` of shape (B, 4, h, w)): z_t.
             reference (`torch.Tensor`, *optional*): z_hat_t for the target "noisy", z_hat_0 for the others; None for
                 plain DDIM.
-            codec (`Callable`, *optional*): C, a differentiable map of latents to latents, for the targets "noisy" and
-                "clean". The gradient goes through C alone.
+            codec (`Callable`, *optional*): C, a differentiable map of latents to latents. The gradient goes through C
+                alone; the target "posterior" takes none.
             error (`torch.Tensor` of shape (B, 1, h, w), *optional*): D(M), for the target "posterior".
             guidance_strength (`float`, *optional*): Total pull of the run.
             guidance_target (`str`, *optional*): "noisy", "clean" or "posterior".
@@ -298,8 +299,8 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         """The timestep from which each position is denoised: where (1 - abar) / abar = strength k(M) D(M).
 
         z_hat_0 differs from z_0 by an error of mean square D(M). Noise of about that power hides the error, and
-        denoising from there puts natural detail in its place. At high M k is below 1, so that the coded detail
-        survives; at low M it is larger than 1, since the error there is whole structures that are missing.
+        denoising from there puts natural detail in its place. At high M k is about 1, so that the coded detail
+        survives; at low M it is far larger, since whole structures are missing there that only much noise lets arise.
         k(M) goes geometrically from `start_noise_factors[0]` at M = 0 to `start_noise_factors[1]` at M = 1.
 
         Args:
@@ -351,7 +352,7 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
 def _check_guidance_inputs(target, codec, error) -> None:
     if target == "posterior" and error is None:
         raise ValueError('The guidance target "posterior" needs D(M); give it as error=, from `HSVLC.error_at`.')
-    if target != "posterior" and codec is None:
+    if codec is None:
         raise ValueError(f'The guidance target "{target}" needs C; give it as codec=.')
 
 

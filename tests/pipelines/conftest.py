@@ -62,7 +62,9 @@ def toy(decoder):
         decoder.tokenizer,
         unet.eval(),
         hsvlc.eval(),
-        GuidedSelfRecurrentDDIMScheduler(strength=None, guidance_target="noisy", num_recurrence_steps=8),
+        GuidedSelfRecurrentDDIMScheduler(
+            strength=None, guidance_target="noisy", num_recurrence_steps=8, start_noise_factors=(8.0, 0.3)
+        ),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

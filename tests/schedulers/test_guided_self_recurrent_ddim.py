@@ -218,7 +218,8 @@ def test_the_total_pull_does_not_depend_on_the_number_of_steps():
 
 
 def test_the_posterior_mean_equals_numpy():
-    """Two estimates of each clean latent, weighted by the inverse of their squared errors 1 - abar_t and D."""
+    """Two estimates of each clean latent, weighted by the inverse of their squared errors 1 - abar_t and D; and with a
+    C that halves latents, half of that movement."""
     rng = np.random.default_rng(0)
     z, eps, z_hat = rng.standard_normal((3, 2, 4, 8, 8))
     error = rng.uniform(0.05, 0.8, (2, 1, 8, 8))
@@ -232,12 +233,13 @@ def test_the_posterior_mean_equals_numpy():
             clean = (precisions[0] * predicted + precisions[1] * z_hat) / (precisions[0] + precisions[1])
             noise = (z - np.sqrt(abar[t]) * clean) / np.sqrt(1 - abar[t])  # what z_t holds beside them
             expected = np.sqrt(abar[previous]) * clean + np.sqrt(1 - abar[previous]) * noise
+            arguments = {"guidance_target": "posterior", "guidance_strength": strength}
             tensors = [torch.from_numpy(array) for array in (eps, z, z_hat, error)]
-            out = scheduler.step(
-                tensors[0], t, tensors[1], tensors[2], error=tensors[3], guidance_target="posterior",
-                guidance_strength=strength,
-            )  # fmt: skip
+            out = scheduler.step(tensors[0], t, *tensors[1:3], lambda x: x, tensors[3], **arguments)
             np.testing.assert_allclose(out.prev_sample.numpy(), expected, atol=1e-5, rtol=1e-5)
+            half = scheduler.step(tensors[0], t, tensors[1], tensors[2] / 2, lambda x: x / 2, tensors[3], **arguments)
+            plain = scheduler.step(tensors[0], t, tensors[1]).prev_sample
+            torch.testing.assert_close(2 * (half.prev_sample - plain), out.prev_sample - plain, atol=1e-5, rtol=1e-4)
             np.testing.assert_allclose(out.pred_original_sample.numpy(), predicted, atol=1e-4, rtol=1e-5)
 
 
@@ -251,7 +253,7 @@ def test_the_pull_of_the_posterior_mean_does_not_depend_on_the_number_of_steps()
         z = torch.zeros(1, 4, 1, 3)
         for t in scheduler.timesteps:
             eps = z / (1 - scheduler.alphas_cumprod[t]) ** 0.5
-            z = scheduler.step(eps, t, z, reference, error=error, guidance_target="posterior").prev_sample
+            z = scheduler.step(eps, t, z, reference, lambda x: x, error, guidance_target="posterior").prev_sample
         reached.append(z[0, 0, 0])
     torch.testing.assert_close(reached[1], reached[2], atol=0.03, rtol=0)
     torch.testing.assert_close(reached[0], reached[2], atol=0.1, rtol=0)
@@ -381,7 +383,7 @@ def test_a_step_says_what_its_target_lacks():
     scheduler.set_timesteps(5)
     z = torch.zeros(1, 4, 2, 2)
     with pytest.raises(ValueError, match="error="):
-        scheduler.step(z, 801, z, reference=z, guidance_target="posterior")
+        scheduler.step(z, 801, z, reference=z, codec=torch.tanh, guidance_target="posterior")
     with pytest.raises(ValueError, match="codec="):
         scheduler.step(z, 801, z, reference=z, guidance_target="clean")
 

@@ -78,7 +78,7 @@ def test_the_scheduler_takes_timesteps_as_numbers_and_as_tensors():
     eps, sample = torch.randn(2, 1, 4, 8, 8)
     for t in scheduler.timesteps[[0, 9]]:
         for function in (
-            lambda t: scheduler.step(eps, t, sample, sample.roll(1), error=sample.square()).prev_sample,
+            lambda t: scheduler.step(eps, t, sample, sample.roll(1), codec=torch.tanh).prev_sample,
             lambda t: scheduler.invert_step(eps, t, sample),
             lambda t: scheduler.renoise(sample, t, torch.Generator().manual_seed(0)),
             lambda t: scheduler.add_noise(sample, eps, t),
@@ -93,13 +93,15 @@ def test_copies_of_a_compiled_scheduler_have_their_own_timesteps():
     eps, latents, reference = torch.randn(3, 1, 4, 8, 8)
     with torch.no_grad():
         for steps in (5, 20):
-            for target, inputs in (("clean", {"codec": torch.tanh}), ("posterior", {"error": torch.full((1,), 0.3)})):
+            for target, inputs in (("clean", {}), ("posterior", {"error": torch.full((1,), 0.3)})):
                 both = []
                 for scheduler in (plain, copy.deepcopy(compiled)):
                     scheduler.set_timesteps(steps)
                     t = scheduler.timesteps[1]
                     both.append(
-                        scheduler.step(eps, t, latents, reference, guidance_target=target, **inputs).prev_sample
+                        scheduler.step(
+                            eps, t, latents, reference, torch.tanh, guidance_target=target, **inputs
+                        ).prev_sample
                     )
                 torch.testing.assert_close(*both, atol=1e-5, rtol=1e-5)
     assert compiled.num_inference_steps is None
