@@ -15,7 +15,7 @@ MAX_STEP_STRENGTH = PAPER_ELEMENTS / 4
 
 GUIDANCE_TARGETS = ("noisy", "clean", "posterior")
 # What `guidance_strength=None` stands for. "noisy": the paper's gamma = 1e3 in each of its 50 x 8 steps.
-DEFAULT_GUIDANCE_STRENGTH = {"noisy": 50 * 8 * 1e3, "clean": 24e3, "posterior": 4.0}
+DEFAULT_GUIDANCE_STRENGTH = {"noisy": 50 * 8 * 1e3, "clean": 24e3, "posterior": 8.0}
 
 
 def guidance_gradient(codec: Callable, sample: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

@@ -94,7 +94,7 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         guidance_strength: float | None = None,
         guidance_scale: float = 3.0,
         referring_scale: float = 0.7,
-        guidance_target: str = "clean",
+        guidance_target: str = "posterior",
         inversion_guidance_scale: float | None = None,
         strength: float | None = 1.0,
         start_noise_factors: tuple[float, float] = (40.0, 1.0),
