@@ -87,8 +87,8 @@ def test_a_picture_without_faithful_parts_has_no_regions(exiv2, tmp_path):
     assert float(read["Xmp.mwg-rs.Regions/mwg-rs:RegionList[1]/mwg-rs:Area/stArea:w"]) == 1
 
 
-def test_a_source_too_large_for_jpeg(exiv2, tmp_path, caplog, file):
-    large = bitstream(file.weight_map.cells, codes=bytes(1 << 16))
+def test_a_source_too_large_for_jpeg(exiv2, tmp_path, caplog):
+    large = bitstream(np.full((5, 8), 7), width=500, height=300, codes=bytes(1 << 16))
     save_picture(noise(), tmp_path / "picture.jpg", picture_metadata(large, large.to_bytes()))
     assert "left out" in caplog.text
     with exiv2.Image(str(tmp_path / "picture.jpg")) as image:
