@@ -78,7 +78,7 @@ def test_the_scheduler_takes_timesteps_as_numbers_and_as_tensors():
     eps, sample = torch.randn(2, 1, 4, 8, 8)
     for t in scheduler.timesteps[[0, 9]]:
         for function in (
-            lambda t: scheduler.step(eps, t, sample, sample.roll(1), codec=torch.tanh).prev_sample,
+            lambda t: scheduler.step(eps, t, sample, sample.roll(1), torch.tanh, sample.square()).prev_sample,
             lambda t: scheduler.invert_step(eps, t, sample),
             lambda t: scheduler.renoise(sample, t, torch.Generator().manual_seed(0)),
             lambda t: scheduler.add_noise(sample, eps, t),
