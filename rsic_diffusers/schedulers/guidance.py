@@ -123,8 +123,9 @@ def guided_step(
         prev_sample = prev_sample - gamma * alpha_previous**0.5 * gradient.to(prev_sample.dtype)
     elif target == "posterior":
         # z_hat_0 is compared with C of the clean latents, since both then lack the detail that was not coded, and none
-        # is taken from them. The noise is what z_t holds beside the moved clean latents. (With the model's own eps, each
-        # step would add its whole pull to those before, and the pull of a run would grow with the number of steps.)
+        # is taken from them. The noise is what z_t holds beside the moved clean latents. (With the model's own eps,
+        # each step would add its whole pull to those before, and the pull of a run would grow with the number of
+        # steps.)
         difference = reference - codec(original).to(reference.dtype)
         clean = original + posterior_weight(alpha, error, gamma) * difference
         prev_sample = ddim(clean, (sample - alpha**0.5 * clean) / (1 - alpha) ** 0.5, alpha_previous)
