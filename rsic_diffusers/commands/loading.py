@@ -81,10 +81,11 @@ def load_pipeline(class_name: str, args):
 
 
 def _can_start_quickly(args) -> bool:
-    """Whether this process may leave out what encoding with a model on this disk does not need."""
+    """Whether this process only encodes, with a model on this disk, and may leave out what that does not need."""
     from_elsewhere = ("captioner", "referring_model", "base_model", "revision", "variant")
     return (
-        getattr(args, "owns_process", False)
+        args.command == "encode"
+        and getattr(args, "owns_process", False)
         and not any(getattr(args, name, None) for name in from_elsewhere)
         and _tokenizer_folder(args.model) is not None
     )

@@ -131,6 +131,13 @@ def test_demo_saves_one_sheet(photo_file, tmp_path, capsys, small_photo):
     np.testing.assert_array_equal(picture[145:], np.asarray(small_photo)[145:])
 
 
+def test_the_program_itself_runs_the_demo(photo_file, tmp_path, small_photo):
+    """In a process of its own, where `rsic encode` may leave imports out that decoding needs."""
+    command = [sys.executable, "-m", "rsic_diffusers.commands.rsic_cli", "demo", str(photo_file)]
+    subprocess.run([*command, "--box", "50,20,150,140", "-o", str(tmp_path / "sheet.png")], check=True)
+    assert Image.open(tmp_path / "sheet.png").width > 2 * small_photo.width
+
+
 def test_demo_reduces_a_large_photo(photo_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rsic_diffusers.evaluation.experiments.demo_sheet.DEFAULT_MAX_SIDE", 128)
     assert rsic("demo", photo_file, "--box", "50,20,150,140", "-o", tmp_path / "sheet.png") == 0
