@@ -16,7 +16,12 @@ PAPER = {
 # No inversion: each position starts from its coded latent with noise, and what was coded corrects the clean latents in
 # closed form, which does as well as the gradient or better and needs no backward pass. How much a base model needs of
 # classifier-free guidance is its own affair, not a matter of speed.
-FROM_NOISE = {"num_recurrence_steps": 1, "guidance_target": "posterior", "guidance_strength": 8.0, "strength": 1.0}
+FROM_NOISE = {
+    "num_recurrence_steps": 1,
+    "guidance_target": "posterior",
+    "guidance_strength": None,  # the target's own, so that a call with another target gets that one's
+    "strength": 1.0,
+}
 PRESETS = {
     "paper": PAPER,
     "balanced": {**FROM_NOISE, "num_inference_steps": 50},

@@ -58,7 +58,8 @@ def decode(photo, dtype, *arguments, **options):
         pipeline.set_progress_bar_config(disable=True)
     data = encoder(photo, caption="a woman in a cap", weight=0.3).bitstream
     out = decoder(data, **STEPS, output_type="np")
-    assert np.isfinite(out.images).all() and out.num_unet_evaluations == 2
+    assert np.isfinite(out.images).all()
+    assert out.num_unet_evaluations == decoder.count_unet_evaluations(data, **STEPS) >= 1
     return out.images[0], decoder
 
 

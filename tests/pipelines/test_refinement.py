@@ -133,7 +133,7 @@ def test_the_cost_never_rises(encoder, small_photo, photo_latents, monkeypatch):
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_small_region_is_better_too(encoder, decoder, photo, steps):
     box = (192, 128, 256, 192)  # one cell of eighty: the steps of its latents must not grow by that
-    plain, refined = (encoder(photo, box=box, refinement_steps=n).bitstream for n in (0, steps))
+    plain, refined = (encoder(photo, box=box, weight=1.0, refinement_steps=n).bitstream for n in (0, steps))
     before, after = (psnr(decoder(data, num_inference_steps=0).images[0], photo, box) for data in (plain, refined))
     assert len(refined) <= len(plain) + 4 and after > before + 0.2
 

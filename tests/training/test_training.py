@@ -122,8 +122,6 @@ def test_accelerate_launches_it_and_old_checkpoints_go(photos, tmp_path, launch_
 
 LOAD_PUSHED = """
 from PIL import Image
-from safetensors.torch import save_file
-from stable_diffusion import _vae_key as vae_key
 from rsic_diffusers import RSICDecoderPipeline, RSICEncoderPipeline
 encoder, decoder = (cls.from_pretrained("org/mine") for cls in (RSICEncoderPipeline, RSICDecoderPipeline))
 coded = encoder(Image.new("RGB", (64, 64), "red"), caption="red")
