@@ -74,7 +74,7 @@ def load_pipeline(class_name: str, args):
     pipeline = _load(args.model, pipeline_class.from_pretrained, args.model, dtype=dtype, **options, **components)
     if getattr(args, "lora", None):
         _load_loras(pipeline, args.lora)
-    if starts_quickly:
+    if starts_quickly and (args.caption is not None or args.demands):  # it tells which captions are too long
         pipeline.register_modules(tokenizer=_load_tokenizer(args.model))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

@@ -8,6 +8,7 @@ the start slower and nothing worse.
 """
 
 import importlib
+import importlib.metadata
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType, SimpleNamespace
@@ -17,6 +18,8 @@ from types import ModuleType, SimpleNamespace
 EAGER_PACKAGES = ("diffusers.models.transformers", "diffusers.models.autoencoders", "diffusers.models.unets")
 # Optional packages that diffusers imports when it finds them, for features that encoding does not have.
 OPTIONAL_PACKAGES = ("peft", "transformers", "scipy", "torchao", "bitsandbytes", "gguf", "optimum_quanto")
+# The one module of transformers that diffusers imports though `OPTIONAL_PACKAGES` says that there is no transformers.
+TRANSFORMERS_QUANTIZATION = "transformers.utils.quantization_config"
 COMPILER = "torch._dynamo"
 
 
@@ -31,14 +34,31 @@ def leave_out_unused_imports() -> None:
         spec = PathFinder.find_spec(COMPILER, torch.__path__)
         if spec is not None:
             sys.modules[COMPILER] = _Compiler(spec)
-    import diffusers
-    from diffusers.utils import import_utils
-
+    diffusers, import_utils = _import_diffusers()
     # The loader would look for the decoder, which the model's index names, and import it (see registration.py).
     vars(diffusers).pop("__getattr__", None)
     for name in OPTIONAL_PACKAGES:
         if hasattr(import_utils, f"_{name}_available"):
             setattr(import_utils, f"_{name}_available", False)
+    if TRANSFORMERS_QUANTIZATION not in sys.modules:
+        sys.modules[TRANSFORMERS_QUANTIZATION] = None  # importing it raises ImportError, which diffusers expects
+        try:
+            importlib.import_module("diffusers.quantizers")
+        finally:
+            del sys.modules[TRANSFORMERS_QUANTIZATION]
+
+
+def _import_diffusers() -> tuple[ModuleType, ModuleType]:
+    """Import `diffusers` and its `import_utils` without the list of all files of all installed packages.
+
+    diffusers makes that list to find packages whose distribution has another name; encoding needs none of them.
+    """
+    list_packages = importlib.metadata.packages_distributions
+    importlib.metadata.packages_distributions = dict
+    try:
+        return importlib.import_module("diffusers"), importlib.import_module("diffusers.utils.import_utils")
+    finally:
+        importlib.metadata.packages_distributions = list_packages
 
 
 class _LazyPackage(ModuleType):

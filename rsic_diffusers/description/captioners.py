@@ -8,7 +8,6 @@ from pathlib import Path
 
 import PIL.Image
 import torch
-import transformers  # its classes are imported where they are used: each takes long
 from huggingface_hub import HfApi, try_to_load_from_cache
 
 from .shortening import cut_sentences, cut_within_sentence, longest_prefix, sentence_ends, word_ends
@@ -77,6 +76,8 @@ class Captioner:
             ValueError: A model of another kind, weights that lack tensors, a package that the model needs.
             OSError: There is no such model, or no way to it.
         """
+        import transformers  # takes long, and encoding without a captioner needs none of it
+
         config = transformers.AutoConfig.from_pretrained(name, **kwargs)
         if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
             what = (config.architectures or [config.model_type])[0]
@@ -141,6 +142,8 @@ class Captioner:
 
 def check_captioner(captioner) -> None:
     """Raise a `ValueError` for a captioner that cannot be called with an image."""
+    import transformers
+
     if isinstance(captioner, transformers.PreTrainedModel):
         raise ValueError(
             f"A {type(captioner).__name__} alone cannot caption; give Captioner(model, processor), or "

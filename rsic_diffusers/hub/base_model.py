@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import diffusers
-import transformers
 
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from .component_options import dtype_of
@@ -86,7 +85,9 @@ def _load_repo(repo, names, dtype, quantization, hub, weights):
             + (f" (it has no {', '.join(missing)})" if missing else " (it has two text encoders)")
             + "; give a checkpoint of Stable Diffusion 1.x as base_model."
         )
-    # Named here and not at the top: each of these imports takes long, and encoding with a full repo needs none.
+    # Not at the top: each of these imports takes long, and encoding with a full repo needs none.
+    import transformers
+
     classes = (diffusers.AutoModel, diffusers.UNet2DConditionModel, transformers.CLIPTextModel)
     classes = dict(zip(BASE_COMPONENTS, (*classes, transformers.CLIPTokenizer), strict=True))
     components = {}

@@ -7,7 +7,6 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-import transformers  # its classes are imported where they are used: each takes long
 from diffusers.utils import logging
 
 from .gem import PROMPT, gem_scores
@@ -61,6 +60,8 @@ def load_referring_model(name, device=None) -> ReferringModel:
     Raises:
         ValueError: The model is of another kind.
     """
+    import transformers  # takes long, and boxes and masks need none of it
+
     architecture = (transformers.AutoConfig.from_pretrained(name).architectures or ["?"])[0]
     classes = {name: getattr(transformers, name) for name in ("CLIPModel", "CLIPSegForImageSegmentation")}
     if architecture not in classes:
@@ -108,6 +109,8 @@ def heat_map(
         raise ValueError(f"A phrase must be a string, got {type(phrase).__name__}.")
     if not phrase.strip():
         raise ValueError('The phrase is empty; say what matters, "red car" for example.')
+    import transformers
+
     image = image.convert("RGB")
     if isinstance(referring_model, ReferringModel):
         return heat_map(referring_model.model, referring_model.tokenizer, image, phrase, must_be_found)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import transformers
 
 from rsic_diffusers import Captioner
 from rsic_diffusers.description import captioners
@@ -60,14 +61,14 @@ def test_nothing_is_asked_about_a_folder_and_nothing_fails_offline(monkeypatch, 
 
 def test_the_size_is_said_before_the_weights_are_fetched(hub, llava_folder, photo, monkeypatch, capsys):
     hub(SHARDS)
-    real = captioners.transformers.AutoModelForImageTextToText.from_pretrained
+    real = transformers.AutoModelForImageTextToText.from_pretrained
 
     def fetch(name, **kwargs):
         assert "Downloading org/llava: 15.0 GB of weights." in capsys.readouterr().err
         return real(llava_folder, **kwargs)
 
-    monkeypatch.setattr(captioners.transformers.AutoModelForImageTextToText, "from_pretrained", fetch)
-    for auto in (captioners.transformers.AutoConfig, captioners.transformers.AutoProcessor):
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", fetch)
+    for auto in (transformers.AutoConfig, transformers.AutoProcessor):
         monkeypatch.setattr(
             auto, "from_pretrained", lambda name, load=auto.from_pretrained, **kwargs: load(llava_folder, **kwargs)
         )

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+import transformers
 from tiny_captioners import CHAT_TEMPLATE, LAYERS, PLAIN, save
 from transformers import BlipForImageTextRetrieval, CLIPConfig, CLIPModel
 
 from rsic_diffusers import Captioner
-from rsic_diffusers.description import captioners
 from rsic_diffusers.description.captioners import SHORT_PROMPT
 from rsic_diffusers.description.shortening import sentence_ends, word_ends
 
@@ -120,6 +120,6 @@ def test_models_of_another_kind_are_refused(tmp_path, blip, llava_folder, monkey
     def needs_package(*args, **kwargs):
         raise ImportError("Package `num2words` is required.")
 
-    monkeypatch.setattr(captioners.transformers.AutoProcessor, "from_pretrained", needs_package)
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", needs_package)
     with pytest.raises(ValueError, match="llava.* needs a package that is not installed .*num2words"):
         Captioner.from_pretrained(llava_folder)
