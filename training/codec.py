@@ -3,7 +3,7 @@
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
-from widening import widen_codec
+from widening import stretch_weights, widen_codec
 
 from rsic_diffusers.models.hsvlc import HSVLC, expand_to_latents
 from rsic_diffusers.models.measurement import measure_codec
@@ -51,7 +51,12 @@ def add_codec_arguments(parser):
         help="lambda(0), in lambda(M) = rate_lambda exp(lambda_growth M), the weight of the squared error relative to "
         "the measured variance of the latents, against bits per latent position.",
     )
-    parser.add_argument("--lambda_growth", type=float, help="Raise it for a higher rate and fidelity at M = 1.")
+    parser.add_argument(
+        "--lambda_growth",
+        type=float,
+        help="Raise it for a higher rate and fidelity at M = 1. A codec of --pretrained_hsvlc then does at M what it did "
+        "at a higher M, and its gates move along.",
+    )
     parser.add_argument(
         "--code_channels", type=int, nargs=4, metavar="C", help="Of f_0 (coarsest) to f_3 (finest): 32 24 16 8."
     )
@@ -82,6 +87,8 @@ def make_codec(args, vae) -> HSVLC:
             f"{args.pretrained_hsvlc} codes latents of {trained.config.latent_channels} channels, the VAE makes "
             f"{vae.config.latent_channels}."
         )
+    stretch = settings.get("lambda_growth", trained.config.lambda_growth) / trained.config.lambda_growth
+    settings.setdefault("gates", tuple(gate / stretch for gate in trained.config.gates))
     hsvlc = HSVLC.from_config(trained.config, **settings)
     hsvlc.register_to_config(_name_or_path="")
     if any(hsvlc.config[name] != trained.config[name] for name in ("single_layer", "conditional_prior")):
@@ -91,6 +98,8 @@ def make_codec(args, vae) -> HSVLC:
             widen_codec(trained, hsvlc)
         except ValueError as error:
             raise SystemExit(f"--pretrained_hsvlc {args.pretrained_hsvlc}: {error}") from None
+        if stretch != 1:
+            stretch_weights(hsvlc, stretch)
     return hsvlc
 
 

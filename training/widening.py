@@ -3,6 +3,8 @@
 import torch
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 
+from rsic_diffusers.models.layers import SFT
+
 
 @torch.no_grad()
 def widen_vae(small, large) -> None:
@@ -74,6 +76,27 @@ def widen_codec(small, large) -> None:
             )
         copy_into(value, state[name], _codec_places(name, value.shape, own[name].shape, small, large))
     large.load_state_dict(state)
+
+
+@torch.no_grad()
+def stretch_weights(hsvlc, factor: float) -> None:
+    """Make an [`HSVLC`] do at M what it did at factor x M, as far as that is at most 1, and extrapolate above.
+
+    A codec whose `lambda_growth` is raised by this factor starts out as good as it was. Its gates must be divided by
+    the factor too; `make_codec` does so.
+    """
+    for module in hsvlc.modules():
+        if isinstance(module, SFT):
+            module.modulation[0].weight.mul_(factor)  # its only input is M
+    for first, *_ in hsvlc.prior.body:
+        first.weight[:, 0].mul_(factor)
+    for i, gain in zip(hsvlc.coded_scales, hsvlc.gain, strict=True):
+        # exp(gain (factor M - 1)) is exp(factor gain (M - 1)) times a constant, which goes into the convolutions.
+        constant = torch.exp(gain * (factor - 1))  # (C, 1, 1)
+        hsvlc.code_in[i].weight.mul_(constant[..., None])
+        hsvlc.code_in[i].bias.mul_(constant.flatten())
+        hsvlc.code_out[i].weight.div_(constant)
+        gain.mul_(factor)
 
 
 def _codec_places(name, shape, larger_shape, small, large):

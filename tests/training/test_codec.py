@@ -56,6 +56,24 @@ def test_a_widened_codec_is_the_same_function(conditional_prior):
         widen_codec(large, small)
 
 
+def test_a_stretched_codec_does_at_m_what_it_did_at_a_higher_m(vae, tmp_path):
+    """Growth 5 in place of 4: the new codec at M is the old one at 5/4 M, bits and latents."""
+    from codec import make_codec
+
+    make_small_codec(lambda_growth=4.0).save_pretrained(tmp_path)
+    trained = HSVLC.from_pretrained(tmp_path)
+    stretched = make_codec(codec_options("--pretrained_hsvlc", tmp_path, "--lambda_growth", 5), vae)
+    assert stretched.config.gates == tuple(gate / 1.25 for gate in trained.config.gates)
+    torch.manual_seed(1)
+    latents, weight_map = torch.randn(1, 4, 24, 40), torch.randint(0, 51, (1, 1, 3, 5)) * 4 / 256  # up to 0.78
+    with torch.no_grad():
+        ours = stretched.eval()(latents, weight_map, return_bits=True)
+        theirs = trained.eval()(latents, weight_map * 1.25, return_bits=True)
+    torch.testing.assert_close(ours.sample, theirs.sample, rtol=1e-3, atol=1e-3)
+    for bits, expected in zip(ours.bits, theirs.bits, strict=True):
+        torch.testing.assert_close(bits.sum(), expected.sum(), rtol=1e-2, atol=0.5)
+
+
 def test_profiles_and_single_options(vae, tmp_path):
     from codec import make_codec
 
