@@ -54,8 +54,8 @@ def add_codec_arguments(parser):
     parser.add_argument(
         "--lambda_growth",
         type=float,
-        help="Raise it for a higher rate and fidelity at M = 1. A codec of --pretrained_hsvlc then does at M what it did "
-        "at a higher M, and its gates move along.",
+        help="Raise it for a higher rate and fidelity at M = 1. A codec of --pretrained_hsvlc then does at M what it "
+        "did at a higher M, and its gates move along.",
     )
     parser.add_argument(
         "--code_channels", type=int, nargs=4, metavar="C", help="Of f_0 (coarsest) to f_3 (finest): 32 24 16 8."

@@ -6,6 +6,9 @@ from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from rsic_diffusers.models.layers import SFT
 
 
+QUIET_INDEX = 4.0  # a small Gaussian of the table, and not so low that the clamp at 0 stops its gradient
+
+
 @torch.no_grad()
 def widen_vae(small, large) -> None:
     """Copy the weights of a narrower or shallower `AutoencoderTiny` into `large`.
@@ -75,7 +78,20 @@ def widen_codec(small, large) -> None:
                 f"here {tuple(own[name].shape)}. Give at least its code_channels, hidden_channels and prior_channels."
             )
         copy_into(value, state[name], _codec_places(name, value.shape, own[name].shape, small, large))
+    for k, i in enumerate(large.coded_scales):
+        _quiet_new_codes(state, k, i, small.config.code_channels[i], large.config.code_channels[i])
     large.load_state_dict(state)
+
+
+def _quiet_new_codes(state, k, i, old, new):
+    """Let new channels of f_i, the k-th coded scale, start near zero, with a prior that expects it: at few bits."""
+    for name in ("weight", "bias"):
+        state[f"code_in.{i}.{name}"][old:] *= 0.1
+    means, indices = slice(old, new), slice(new + old, None)
+    for name in ("weight", "bias"):
+        state[f"prior.head.{k}.{name}"][means] = 0
+    state[f"prior.head.{k}.weight"][indices] = 0
+    state[f"prior.head.{k}.bias"][indices] = QUIET_INDEX
 
 
 @torch.no_grad()

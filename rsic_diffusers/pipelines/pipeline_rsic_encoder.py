@@ -352,8 +352,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             max_side (`int`, *optional*): A photo with a longer side is coded smaller, its long side at the next lower
                 multiple of 128 (at most 2048), and the decoder enlarges the picture again: Stable Diffusion loses the
                 thread in pictures much larger than those it was trained on. Boxes, points and masks stay in pixels of
-                the photo as given, and so does bpp. "auto": the checkpoint's `default_max_side`, or 768. None: code
-                it at its own size.
+                the photo as given, and so does bpp. "auto": the checkpoint's `default_max_side`, or 768. A long side
+                of up to 4 pixels above a multiple of 128 is coded at that multiple too, for a tenth fewer bytes. None:
+                code it at its own size.
             max_pixels (`int`, *optional*): Refuse photos with more pixels, files before they are decoded; a bound for
                 services. None: the file format's own limits.
             background_color (`str` or tuple): Transparent pixels are composited on it: a name that Pillow knows,

@@ -112,6 +112,19 @@ def test_a_large_photo_is_coded_smaller_and_returned_at_its_size(encoder, decode
     assert Bitstream.from_bytes(encoder(photo, max_side=None).bitstream).coded_side is None
 
 
+def test_a_pixel_above_a_multiple_of_128_costs_next_to_nothing(encoder, decoder, photo):
+    """385 x 513 pixels: as many bytes as 384 x 512, and as good a picture as at its own size."""
+    larger = photo.resize((385, 513), Image.Resampling.LANCZOS)
+    out, own_size = encoder(larger), encoder(larger, max_side=None)
+    even = encoder(larger.crop((0, 0, 384, 512)))
+    assert Bitstream.from_bytes(out.bitstream).coded_size == (512, 384)
+    assert len(out.bitstream) < 1.03 * len(even.bitstream) < len(own_size.bitstream)
+    pictures = [decoder(made.bitstream, num_inference_steps=0).images[0] for made in (out, own_size)]
+    assert pictures[0].size == larger.size
+    assert psnr(pictures[0], larger) > psnr(pictures[1], larger) - 0.2
+    assert Bitstream.from_bytes(encoder(photo.resize((389, 517))).bitstream).coded_side is None
+
+
 def test_bad_input_is_named(encoder, decoder, small_photo, encoded, tmp_path):
     with pytest.raises(ValueError, match="referring_model= .* need none"):
         encoder(small_photo, referring="the woman")
