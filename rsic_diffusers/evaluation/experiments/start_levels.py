@@ -116,6 +116,7 @@ def parse_args(arguments=None):
     parser.add_argument("--max_side", type=int, help="photos are made smaller, to this longer side in pixels: quicker")
     parser.add_argument("--variant", type=parse_variant, action="append", metavar="NAME:SETTING=VALUE,...")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"], help="(float32)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this file")
     args = parser.parse_args(arguments)
     if args.draws < 1:
@@ -208,7 +209,8 @@ def main(arguments=None):
         raise SystemExit(f"{args.photos} holds no photo with a box; name boxes in its annotations.json.")
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
-    encoder, decoder = (kind.from_pretrained(args.model) for kind in (RSICEncoderPipeline, RSICDecoderPipeline))
+    encoder = RSICEncoderPipeline.from_pretrained(args.model)
+    decoder = RSICDecoderPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
     for pipeline in (encoder, decoder):
         pipeline.to(args.device)
         pipeline.set_progress_bar_config(disable=True)
