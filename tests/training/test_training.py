@@ -43,7 +43,7 @@ def test_a_model_from_nothing(photos, photo, tmp_path, run_script):
     run_script(
         "train_tiny_base.py", "--vae", tmp_path / "vae" / "vae", "--train_data_dir", photos, "--output_dir",
         tmp_path / "base", "--max_train_steps", 2, "--block_out_channels", 16, 16, 16, "--text_width", 32,
-        "--train_batch_size", 2, "--resolution", 128, "--focus_below", 400,
+        "--train_batch_size", 2, "--resolution", 128, "--focus_below", 400, "--text_steps", 2,
     )  # fmt: skip
     base = tmp_path / "base" / "rsic-tiny"
     run_script(*codec_arguments(base, photos, tmp_path / "hsvlc", "--validation_dir", photos))
