@@ -110,7 +110,11 @@ def add_data_arguments(parser):
         help="Processes that read photos while the VAE encodes. Default: up to 8 with a GPU, 0 without.",
     )
     parser.add_argument(
-        "--resolution", type=int, default=384, help="Side of the training crops, in pixels. Default: 384."
+        "--resolution",
+        type=int,
+        default=384,
+        help="Side of the training crops, in pixels. In smaller ones f_0 has 2 x 2 positions, all at a border, and "
+        "whole photos then cost more bits. Default: 384.",
     )
 
 

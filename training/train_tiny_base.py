@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from captions import describe_colours, is_cut_out, make_caption
 from checkpoints import list_checkpoints
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.training_utils import compute_snr
 from latent_cache import load_latents
 from loop import train
 from options import add_training_arguments, make_accelerator
@@ -30,6 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 LARGEST_ENLARGEMENT = 1.5
 TEXT_BATCH = 64
+LARGEST_LOSS_WEIGHT = 20.0  # the last timesteps are all noise, and would drown the others
 DEFAULTS = {"max_train_steps": 4000, "train_batch_size": 16, "learning_rate": 1e-3}
 DEFAULTS |= {"ema_decay": 0.998, "checkpointing_steps": 500}
 
@@ -55,6 +56,13 @@ def parse_args():
     parser.add_argument("--text_width", type=int, default=128, help="Width of the text encoder.")
     parser.add_argument("--vocab_size", type=int, default=3000)
     parser.add_argument("--resolution", type=int, default=256, help="Side of the training crops, in pixels.")
+    parser.add_argument(
+        "--loss_weighting",
+        choices=["v", "epsilon"],
+        default="v",
+        help="Weigh timesteps as the loss of v-prediction does, which counts high noise more: there captions and "
+        "large structures are learnt. epsilon: all alike. The UNet predicts the noise either way. Default: v.",
+    )
     parser.add_argument("--caption_dropout", type=float, default=0.15, help="For classifier-free guidance.")
     parser.add_argument(
         "--focus_below",
@@ -137,6 +145,14 @@ class CaptionedPhoto:
         return padded, {"colours": describe_colours(array)}
 
 
+def loss_weight(noise_scheduler, timesteps, weighting):
+    """Weight of the squared error of the predicted noise at each timestep, shape (B,)."""
+    if weighting == "epsilon":
+        return torch.ones(len(timesteps), device=timesteps.device)
+    # The error of v is that of the noise times 1 + 1 / SNR.
+    return (1 + 1 / compute_snr(noise_scheduler, timesteps)).clamp_max(LARGEST_LOSS_WEIGHT)
+
+
 class TinyBase(torch.nn.Module):
     """Text encoder and UNet as one module, so that one optimiser, EMA and checkpoint hold both."""
 
@@ -196,7 +212,9 @@ def main():
         noise = torch.randn_like(clean)
         noisy = noise_scheduler.add_noise(clean, noise, timesteps)
         predicted = model(noisy, timesteps, input_ids)
-        return F.mse_loss(predicted.float(), noise), {}
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        weight = loss_weight(noise_scheduler, timesteps, args.loss_weighting)
+        return (error * weight).mean(), {"mse": error.mean().detach()}
 
     def export(model, step):
         folder = Path(args.output_dir) / "rsic-tiny"

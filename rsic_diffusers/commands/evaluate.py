@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..bitstream import DEFAULT_MAX_SIDE
+from ..referring.weight_map import DEFAULT_WEIGHT
 from . import BaseRSICCommand
 from .arguments import model_arguments, parse_named_folder, parse_variant
 from .loading import find_device
@@ -21,7 +22,7 @@ network, copy alexnet-owt-7be5be79.pth and vgg16-397923af.pth from another machi
 
 examples:
   rsic evaluate photos -o out                                           the model against standard codecs
-  rsic evaluate photos -o out --weights 0.857 0.571 1 --metrics all     curves, all metrics that can be had
+  rsic evaluate photos -o out --weights 0.714 0.429 1 --metrics all     curves, all metrics that can be had
   rsic evaluate photos -o out --presets fast paper --ablations          the paper's Table I
   rsic evaluate photos -o out --external perco=decoded                  another codec: its pictures and sizes.json"""
 
@@ -50,9 +51,10 @@ class EvaluateCommand(BaseRSICCommand):
             "--weights",
             type=float,
             nargs="+",
-            default=[0.857],
+            default=[DEFAULT_WEIGHT],
             metavar="W",
-            help="M where it matters; the first is that of tables, the others add points to the curves (0.857)",
+            help="M where it matters; the first is that of tables, the others add points to the curves "
+            f"({DEFAULT_WEIGHT:.3f})",
         )
         parser.add_argument(
             "--presets",

@@ -10,6 +10,7 @@ from ..bitstream import DEFAULT_MAX_SIDE
 from ..folders import share_of_work
 from ..pipelines.presets import PAPER, PRESETS
 from ..referring.demands import check_weight
+from ..referring.weight_map import DEFAULT_WEIGHT
 from .ledger import Ledger
 from .methods import VAE_ALONE, Method, ablations, own_methods
 from .metrics import PICTURE_METRICS, SET_METRICS, load_available, load_picture_metrics, load_set_metrics
@@ -47,7 +48,7 @@ class EvaluationPlan:
     photos: list[Photo]
     output: Path
     model: str = "rsic-tiny"
-    weights: list[float] = field(default_factory=lambda: [6 / 7])
+    weights: list[float] = field(default_factory=lambda: [DEFAULT_WEIGHT])
     presets: list[str | None] = field(default_factory=lambda: [None])
     with_ablations: bool = False
     variants: list[tuple[str, dict]] = field(default_factory=list)

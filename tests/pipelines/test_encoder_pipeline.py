@@ -55,7 +55,8 @@ def test_a_budget_is_filled_without_running_the_vae_again(encoder, photo, monkey
     for target, asked in ((600, {"box": (150, 40, 370, 310)}), (1500, {"box": BOX, "background": 0.3}), (400, {})):
         calls.update(vae=0, hsvlc=0)
         out = encoder(photo, caption="a woman in a cap", target_bytes=target, **asked)
-        assert 0.97 * target <= len(out.bitstream) <= target
+        # Without a box one of 255 values of M is found, and the next one takes 3 to 4 % more bytes.
+        assert (0.97 if "box" in asked else 0.95) * target <= len(out.bitstream) <= target
         assert calls["vae"] == 1 and calls["hsvlc"] <= 10
     assert len(encoder(photo, target_bpp=0.02).bitstream) <= 0.02 * 512 * 600 / 8
     # A budget that what was asked for nearly fills changes nothing.

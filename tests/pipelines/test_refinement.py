@@ -83,7 +83,7 @@ def test_one_step_goes_down_the_gradient(encoder, small_photo, photo_latents):
     assert 2 < ratio < 40
     before = cost(encoder, start, weight_map, weights, image, ratio)
     (gradient,) = torch.autograd.grad(before, start)
-    pixels = np.exp(6 * weights)
+    pixels = np.exp(encoder.hsvlc.config.lambda_growth * weights)
     size = 0.09 * np.sqrt(pixels.mean() / pixels.max())
     expected = (start - size * gradient / gradient.square().mean().sqrt()).detach()
     after = cost(encoder, expected, weight_map, weights, image, ratio)

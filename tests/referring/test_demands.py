@@ -10,6 +10,9 @@ from rsic_diffusers.referring.demands import Demand, collect_demands, make_weigh
 from rsic_diffusers.referring.weight_map import WeightMap
 
 
+GROWTH = 7.6  # of lambda(M) where no codec says otherwise
+
+
 def map_of(height, width, background=0.0, levels=8, **asked):
     return make_weight_map(height, width, collect_demands(**asked), background, levels)
 
@@ -26,7 +29,7 @@ def brute_force_box(height, width, x0, y0, x1, y1, weight, background, levels):
                 for x in range(64 * column, min(64 * column + 64, width))
             ]
             part = np.mean(pixels)
-            out[row, column] = max(background, weight + np.log(part) / 6) if part else background
+            out[row, column] = max(background, weight + np.log(part) / GROWTH) if part else background
     return np.round(out * (levels - 1)) / (levels - 1)
 
 
@@ -40,7 +43,7 @@ def test_box_coverage_equals_counting_pixels(levels, weight, background):
 
 def test_fractional_box_covers_part_of_its_border_pixels():
     values = map_of(64, 192, box=(0, 0, 64 + 32.5, 64), weight=1, levels=8).values
-    assert values[0].tolist() == [1, np.float32(np.round(7 + 7 / 6 * np.log(32.5 / 64)) / 7), 0]
+    assert values[0].tolist() == [1, np.float32(np.round(7 + 7 / GROWTH * np.log(32.5 / 64)) / 7), 0]
 
 
 def test_a_demand_smaller_than_a_cell_is_not_lost():

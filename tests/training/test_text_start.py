@@ -57,3 +57,23 @@ def test_a_unet_that_forgets_captions_adds_what_it_added_for_one():
     loss.backward()
     grads = [m.to_out[0].weight.grad for n, m in unet.named_modules() if n.endswith("attn2")]
     assert all(grad.abs().max() > 0 for grad in grads)  # captions can be learnt again
+
+
+def test_loss_weight_is_that_of_v_prediction():
+    """The noise's error times this weight is the error of v, computed by diffusers itself."""
+    from diffusers import DDIMScheduler
+    from train_tiny_base import loss_weight
+
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    timesteps = torch.tensor([10, 300, 600])
+    clean, noise, guess = torch.randn(3, 3, 4, 8, 8)
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    alpha = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    guessed_clean = (noisy - (1 - alpha) ** 0.5 * guess) / alpha**0.5
+    difference = scheduler.get_velocity(clean, noise, timesteps) - scheduler.get_velocity(
+        guessed_clean, guess, timesteps
+    )
+    expected = difference.square().mean((1, 2, 3)) / (guess - noise).square().mean((1, 2, 3))
+    torch.testing.assert_close(loss_weight(scheduler, timesteps, "v"), expected, rtol=1e-4, atol=0)
+    assert loss_weight(scheduler, torch.tensor([999]), "v") == 20
+    assert loss_weight(scheduler, timesteps, "epsilon").tolist() == [1, 1, 1]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ... import RSICDecoderPipeline, RSICEncoderPipeline
 from ...bitstream import DEFAULT_MAX_SIDE, MIN_SIDE
 from ...referring.demands import check_weight
+from ...referring.weight_map import DEFAULT_WEIGHT
 from ..equal_size import encode_at_size, pair_at_equal_size
 from ..metrics import psnr
 from ..photos import find_photos
@@ -27,7 +28,7 @@ def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, metavar="PHOTOS")
     parser.add_argument("--model", default="rsic-tiny")
-    parser.add_argument("--weight", type=float, default=6 / 7, help="M in the box, in referring mode (6/7)")
+    parser.add_argument("--weight", type=float, default=DEFAULT_WEIGHT, help="M in the box, in referring mode (5/7)")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="refinement steps of the encoder (0)")
     parser.add_argument("--limit", type=int, help="only the first photos")
     return parser.parse_args(arguments)
