@@ -1,8 +1,7 @@
-"""A text encoder that means something from the first step of training the UNet.
+"""The first lessons of a text encoder: to tell from a caption what colours are where in its photo.
 
-A small text encoder that is trained through the UNet alone soon ends up with the same output for every caption: at
-first the UNet gains nothing from it. So it first learns to tell, from each of its tokens, the coarse latents of the
-photo that a caption belongs to: what colours are where.
+Trained through a small UNet alone, a text encoder can end up with the same output for every caption. So it is trained
+alone first: each of its tokens learns to tell the coarse latents of the photo that the caption belongs to.
 """
 
 import torch

@@ -60,7 +60,7 @@ def parse_args():
         "--loss_weighting",
         choices=["v", "epsilon"],
         default="v",
-        help="Weigh timesteps as the loss of v-prediction does, which counts high noise more: there captions and "
+        help="Weigh timesteps as the loss of v-prediction does, which counts high noise more, where "
         "large structures are learnt. epsilon: all alike. The UNet predicts the noise either way. Default: v.",
     )
     parser.add_argument("--caption_dropout", type=float, default=0.15, help="For classifier-free guidance.")
