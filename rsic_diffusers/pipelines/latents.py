@@ -1,6 +1,7 @@
 """Between pictures and Stable Diffusion latents, for every VAE that diffusers has for them; and between sizes."""
 
 import copy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -34,17 +35,8 @@ def encode_to_finite(vae, image: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: The latents are not finite in float32 either.
     """
-    latents = encode_image(vae, image)
-    if bool(torch.isfinite(latents).all()):
-        return latents
-    if latents.dtype != torch.float32:
-        dtype = str(latents.dtype).removeprefix("torch.")
-        logger.warning(f"The VAE gave NaN or infinite values in {dtype}; the photo is encoded again in float32.")
-        with torch.autocast(latents.device.type, enabled=False):
-            latents = encode_image(_in_float32(vae, latents.device), image.float())
-        if bool(torch.isfinite(latents).all()):
-            return latents
-    raise ValueError("The VAE gave NaN or infinite values in float32; its weights are damaged.")
+    fault = "The VAE gave NaN or infinite values in float32; its weights are damaged."
+    return _run_to_finite(encode_image, vae, image, "the photo is encoded", fault)
 
 
 def decode_latents(vae, latents: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -62,20 +54,12 @@ def decode_to_finite(vae, latents: torch.Tensor, size: tuple[int, int]) -> torch
     Raises:
         ValueError: The picture is not finite in float32 either.
     """
-    image = decode_latents(vae, latents.to(vae.dtype), size)
-    if bool(torch.isfinite(image).all()):
-        return image
-    if image.dtype != torch.float32:
-        dtype = str(image.dtype).removeprefix("torch.")
-        logger.warning(f"The VAE gave NaN or infinite values in {dtype}; the picture is decoded again in float32.")
-        with torch.autocast(latents.device.type, enabled=False):
-            image = decode_latents(_in_float32(vae, latents.device), latents.float(), size)
-        if bool(torch.isfinite(image).all()):
-            return image
-    raise ValueError(
+    fault = (
         "The VAE gave NaN or infinite values in float32; its weights are damaged, or it is not the VAE that the codec "
         "was trained for."
     )
+    decode = partial(decode_latents, size=size)
+    return _run_to_finite(decode, vae, latents.to(vae.dtype), "the picture is decoded", fault, again=latents)
 
 
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -83,6 +67,22 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return F.interpolate(image.float().clamp(-1, 1), size=tuple(size), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def _run_to_finite(run, vae, tensor, what, fault, again=None):
+    """run(vae, tensor), and once more in float32 (of `again`, if that is not rounded) if it is not finite."""
+    result = run(vae, tensor)
+    if bool(torch.isfinite(result).all()):
+        return result
+    if result.dtype != torch.float32:
+        dtype = str(result.dtype).removeprefix("torch.")
+        logger.warning(f"The VAE gave NaN or infinite values in {dtype}; {what} again in float32.")
+        again = tensor if again is None else again
+        with torch.autocast(again.device.type, enabled=False):
+            result = run(_in_float32(vae, again.device), again.float())
+        if bool(torch.isfinite(result).all()):
+            return result
+    raise ValueError(fault)
 
 
 def _in_float32(vae, device):
