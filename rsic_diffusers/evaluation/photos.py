@@ -60,7 +60,11 @@ class Photo:
 
 
 def find_photos(
-    folder: Path, annotations: Path | None = None, limit: int | None = None, output: Path | None = None
+    folder: Path,
+    annotations: Path | None = None,
+    limit: int | None = None,
+    output: Path | None = None,
+    annotated: str | None = None,
 ) -> list[Photo]:
     """The photos of a folder.
 
@@ -72,6 +76,7 @@ def find_photos(
             or regions.
         limit (`int`, *optional*): Only the first so many.
         output (`Path`, *optional*): A folder that is not looked into: what is there was made here.
+        annotated (`str`, *optional*): Only photos that have this in the annotations: "box" or "caption".
 
     Raises:
         ValueError: No photo, no list, or an entry that cannot be; said before any photo is opened.
@@ -92,6 +97,10 @@ def find_photos(
     names = [photo.name for photo in photos]
     if len(set(names)) < len(names):
         raise ValueError(f"{annotations} names {max(names, key=names.count)} more than once; name each photo once.")
+    if annotated is not None:
+        photos = [photo for photo in photos if getattr(photo, annotated)]
+        if not photos:
+            raise ValueError(f"{folder} holds no photo with a {annotated}; write it in its annotations.json.")
     return photos[:limit]
 
 

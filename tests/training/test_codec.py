@@ -52,6 +52,7 @@ def test_a_widened_codec_is_the_same_function(conditional_prior):
     torch.testing.assert_close(ours.sample, theirs.sample, rtol=1e-4, atol=1e-4)
     for wide, bits in zip(ours.bits, theirs.bits, strict=True):
         torch.testing.assert_close(wide[:, : bits.shape[1]], bits, rtol=1e-4, atol=1e-4)
+        assert wide[:, bits.shape[1] :].sum() < 0.02 * bits.sum()  # new codes start at next to no cost
     with pytest.raises(ValueError, match="wider than the new"):
         widen_codec(large, small)
 

@@ -30,7 +30,7 @@ def parse_args(arguments=None):
     parser.add_argument("--model", default="rsic-tiny")
     parser.add_argument("--weight", type=float, default=DEFAULT_WEIGHT, help="M in the box, in referring mode (5/7)")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="refinement steps of the encoder (0)")
-    parser.add_argument("--limit", type=int, help="only the first photos")
+    parser.add_argument("--limit", type=int, help="only the first photos with a box")
     return parser.parse_args(arguments)
 
 
@@ -76,11 +76,9 @@ def main(arguments=None):
         check_weight("--weight", args.weight)
         if args.refine < 0:
             raise ValueError(f"--refine must be a whole number from 0 up, got {args.refine}.")
-        photos = [photo for photo in find_photos(args.photos, limit=args.limit) if photo.box]
+        photos = find_photos(args.photos, limit=args.limit, annotated="box")
     except ValueError as error:
         raise SystemExit(f"{error}") from None
-    if not photos:
-        raise SystemExit(f"{args.photos} holds no photo with a box; name boxes in its annotations.json.")
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     pipelines = [kind.from_pretrained(args.model) for kind in (RSICEncoderPipeline, RSICDecoderPipeline)]

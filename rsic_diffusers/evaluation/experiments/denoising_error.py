@@ -62,19 +62,16 @@ def denoising_errors(decoder, latents, captions, timestep: int, draws: int) -> n
         `np.ndarray` of shape (len(captions),).
     """
     scheduler, errors = DDIMScheduler.from_config(decoder.scheduler.config), np.zeros(len(captions))
-    timesteps = torch.full((len(latents),), timestep)
+    timesteps = torch.full((len(latents),), timestep, device=latents.device)
+    embeddings = [decoder.encode_texts(texts, latents.device) for texts in captions]  # (N, 77, D) each
     for draw in range(draws):
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(draw)).to(latents)
         noisy = scheduler.add_noise(latents, noise, timesteps)
         wanted = noise
         if scheduler.config.prediction_type == "v_prediction":
             wanted = scheduler.get_velocity(latents, noise, timesteps)
-        for i, texts in enumerate(captions):
-            ids = decoder.tokenizer(
-                texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-            ).input_ids
-            states = decoder.text_encoder(ids.to(latents.device)).last_hidden_state
-            predicted = decoder.unet(noisy, timesteps.to(latents.device), states).sample
+        for i, states in enumerate(embeddings):
+            predicted = decoder.unet(noisy, timesteps, states).sample
             errors[i] += float((predicted.float() - wanted).square().mean()) / draws
     return errors
 
@@ -82,11 +79,11 @@ def denoising_errors(decoder, latents, captions, timestep: int, draws: int) -> n
 def main(arguments=None):
     args = parse_args(arguments)
     try:
-        photos = [photo for photo in find_photos(args.photos) if photo.caption]
+        photos = find_photos(args.photos, annotated="caption")
     except ValueError as error:
         raise SystemExit(f"{error}") from None
     if len(photos) < 2:
-        raise SystemExit(f"{args.photos} holds fewer than two photos with captions; write them in annotations.json.")
+        raise SystemExit(f"{args.photos} holds one photo with a caption; at least two are compared.")
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     encoder, decoder = (kind.from_pretrained(args.model) for kind in (RSICEncoderPipeline, RSICDecoderPipeline))

@@ -202,11 +202,9 @@ def main(arguments=None):
     try:
         for weight in args.weights:
             check_weight("--weights", weight)
-        photos = [photo for photo in find_photos(args.photos) if photo.box][: args.limit]
+        photos = find_photos(args.photos, limit=args.limit, annotated="box")
     except ValueError as error:
         raise SystemExit(f"{error}") from None
-    if not photos:
-        raise SystemExit(f"{args.photos} holds no photo with a box; name boxes in its annotations.json.")
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     encoder = RSICEncoderPipeline.from_pretrained(args.model)
