@@ -81,7 +81,8 @@ def commands(document: Path) -> list[list[str]]:
 
 
 def options_of(words: list[str]) -> list[str]:
-    return [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+    """The options among words, and those in a quoted word, which are another script's."""
+    return [word.partition("=")[0] for word in " ".join(words).split() if re.match(r"--?[a-z]", word)]
 
 
 ALL_COMMANDS = [(path, words) for path in DOCUMENTS for words in commands(path)]

@@ -84,12 +84,15 @@ def test_perceptual_losses_are_those_of_torchmetrics(photo):
     target = torch.tensor(np.asarray(photo.crop((100, 50, 196, 146)))).permute(2, 0, 1)[None] / 127.5 - 1
     image = (target + 0.3 * torch.randn(target.shape, generator=torch.manual_seed(0))).clamp(-1, 1)
     loss = PerceptualLoss()
-    expected = learned_perceptual_image_patch_similarity(image, target, net_type="vgg")
-    torch.testing.assert_close(loss.lpips_of(image, target).mean(), expected, rtol=1e-4, atol=1e-5)
-    expected = deep_image_structure_and_texture_similarity((image + 1) / 2, (target + 1) / 2)
-    torch.testing.assert_close(loss.dists_of(image, target).mean(), expected, rtol=1e-4, atol=1e-5)
+    expected = {
+        "LPIPS (AlexNet)": learned_perceptual_image_patch_similarity(image, target, net_type="alex"),
+        "LPIPS (VGG)": learned_perceptual_image_patch_similarity(image, target, net_type="vgg"),
+        "DISTS": deep_image_structure_and_texture_similarity((image + 1) / 2, (target + 1) / 2),
+    }
+    for name in loss.names:
+        torch.testing.assert_close(loss(name, image, target).mean(), expected[name], rtol=1e-4, atol=1e-5)
     image.requires_grad_()
-    (loss.lpips_of(image, target).mean() + loss.dists_of(image, target).mean()).backward()
+    sum(loss(name, image, target).mean() for name in loss.names).backward()
     assert torch.isfinite(image.grad).all() and image.grad.abs().sum() > 0
 
 

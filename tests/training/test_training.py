@@ -33,40 +33,6 @@ def codec_arguments(model, photos, output_dir, *arguments, steps=2):
     )  # fmt: skip
 
 
-def test_a_model_from_nothing(photos, photo, tmp_path, run_script):
-    printed = run_script(
-        "train_tiny_vae.py", "--train_data_dir", photos, "--output_dir", tmp_path / "vae", "--max_train_steps", 2,
-        "--channels", 8, "--resolution", 64, "--train_batch_size", 2, "--perceptual_weight", 0,
-        "--adversarial_weight", 0.5, "--adversarial_start", 1, "--validation_dir", photos,
-    )  # fmt: skip
-    assert "Skipped" in printed and "broken.jpg" in printed and "PSNR" in printed
-    run_script(
-        "train_tiny_base.py", "--vae", tmp_path / "vae" / "vae", "--train_data_dir", photos, "--output_dir",
-        tmp_path / "base", "--max_train_steps", 2, "--block_out_channels", 16, 16, 16, "--text_width", 32,
-        "--train_batch_size", 2, "--resolution", 128, "--focus_below", 400, "--text_steps", 2,
-    )  # fmt: skip
-    base = tmp_path / "base" / "rsic-tiny"
-    run_script(*codec_arguments(base, photos, tmp_path / "hsvlc", "--validation_dir", photos))
-    card = (tmp_path / "hsvlc" / "hsvlc" / "README.md").read_text()
-    assert "| 1.000 |" in card and "fixed point cost" in card
-    run_script(
-        "publish.py", "--full", "--base", base, "--hsvlc", tmp_path / "hsvlc" / "hsvlc", "--output",
-        tmp_path / "model", "--dry-run", "--scheduler", "num_inference_steps=2",
-    )  # fmt: skip
-
-    from rsic_diffusers import RSICDecoderPipeline, RSICEncoderPipeline
-
-    encoder = RSICEncoderPipeline.from_pretrained(tmp_path / "model")
-    decoder = RSICDecoderPipeline.from_pretrained(tmp_path / "model")
-    assert decoder.scheduler.config.num_inference_steps == 2
-    assert not any(
-        "_name_or_path" in json.loads(path.read_text()) for path in (tmp_path / "model").glob("*/config.json")
-    )
-    image = photo.crop((0, 0, 128, 128))
-    decoded = decoder(encoder(image, box=(0, 0, 64, 64)).bitstream, num_recurrence_steps=1)
-    assert np.isfinite(np.asarray(decoded.images[0])).all()
-
-
 def test_what_is_measured_stands_in_the_codecs_config(photos, tmp_path, run_script):
     run_script(*codec_arguments(RSIC_TINY, photos, tmp_path, "--lambda_growth", 7.5, "--report_to", "tensorboard"))
     hsvlc = HSVLC.from_pretrained(tmp_path / "hsvlc")
