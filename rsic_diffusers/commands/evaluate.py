@@ -27,6 +27,97 @@ examples:
   rsic evaluate photos -o out --external perco=decoded                  another codec: its pictures and sizes.json"""
 
 
+def add_photo_options(parser) -> None:
+    parser.add_argument("photos", help="folder of photos")
+    parser.add_argument("-o", "--output", required=True, help="folder for all that is made")
+    parser.add_argument("--annotations", metavar="JSON", help="default: annotations.json in the folder, if any")
+    parser.add_argument("--limit", type=int, help="only the first photos")
+    parser.add_argument(
+        "--referring-model",
+        metavar="MODEL",
+        help="refer by the photos' phrases, found by this CLIP or CLIPSeg of transformers, rather than by mask or box",
+    )
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        default=DEFAULT_MAX_SIDE,
+        metavar="PIXELS",
+        help="code a larger photo at this size (768; 0: never)",
+    )
+    parser.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="refinement steps of the encoder, see rsic encode (0)",
+    )
+
+
+def add_row_options(group) -> None:
+    group.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        default=[DEFAULT_WEIGHT],
+        metavar="W",
+        help="M where it matters; the first is that of tables, the others add points to the curves "
+        f"({DEFAULT_WEIGHT:.3f})",
+    )
+    group.add_argument(
+        "--presets",
+        nargs="+",
+        metavar="NAME",
+        help="of the decoder, side by side (default: the model's own settings)",
+    )
+    group.add_argument(
+        "--ablations", action="store_true", help="the paper's Table I around the first preset, at the first weight"
+    )
+    group.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        type=parse_variant,
+        metavar="NAME:ARGUMENT=VALUE,...",
+        help='a row with other arguments of the decoder, "half way:strength=0.5,num_inference_steps=20"; repeatable',
+    )
+    group.add_argument("--single-layer", metavar="FOLDER", help='a codec for the ablation "without HSVLC"')
+    group.add_argument("--seed", type=int, help="noise seed; default: from the files")
+
+
+def add_other_codec_options(group) -> None:
+    group.add_argument(
+        "--codecs",
+        nargs="*",
+        metavar="NAME",
+        help="jpeg, webp, avif, jpeg2000, jpegxl, vvc, ms-illm (default: the first five, as far as they can be had)",
+    )
+    group.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        type=parse_named_folder,
+        metavar="NAME=FOLDER",
+        help="pictures that another codec made, with their sizes.json or sizes.csv",
+    )
+    group.add_argument(
+        "--at-size-of",
+        metavar="NAME",
+        help="make each file as large as that of this --external codec, so that both are compared at equal bytes",
+    )
+
+
+def add_measure_options(group) -> None:
+    group.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="of the picture: psnr, ssim, ms_ssim, lpips, dists, clip; inside the region: f_psnr, f_ssim, f_lpips, "
+        "f_dists; outside it: b_psnr, b_lpips, b_dists; of the set: feature_distance, fid, kid; or all (default: all "
+        "but clip, fid and kid; what cannot be had is left out with a line of why; see offline weights below)",
+    )
+    group.add_argument("--sheets", type=int, default=4, help="of so many photos (4)")
+
+
 class EvaluateCommand(BaseRSICCommand):
     @staticmethod
     def register_subcommand(subparsers) -> None:
@@ -35,97 +126,16 @@ class EvaluateCommand(BaseRSICCommand):
             parents=[model_arguments()],
             help="tables, curves and sheets over a folder of photos",
             description="Encode a folder of photos to files, decode them in a fresh pipeline, and measure: in "
-            "referring "
-            "mode, in global mode at as many bytes, without diffusion, and by other codecs at as many bytes. OUT gets "
-            "table.md, results.csv, results.json, curves.png, sheets, and all files and pictures. An interrupted run "
-            "goes "
-            "on where it was; another metric or codec is added to what is there.",
+            "referring mode, in global mode at as many bytes, without diffusion, and by other codecs at as many "
+            "bytes. OUT gets table.md, results.csv, results.json, curves.png, sheets, and all files and pictures. An "
+            "interrupted run goes on where it was; another metric or codec is added to what is there.",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument("photos", help="folder of photos")
-        parser.add_argument("-o", "--output", required=True, help="folder for all that is made")
-        parser.add_argument("--annotations", metavar="JSON", help="default: annotations.json in the folder, if any")
-        parser.add_argument("--limit", type=int, help="only the first photos")
-        parser.add_argument(
-            "--weights",
-            type=float,
-            nargs="+",
-            default=[DEFAULT_WEIGHT],
-            metavar="W",
-            help="M where it matters; the first is that of tables, the others add points to the curves "
-            f"({DEFAULT_WEIGHT:.3f})",
-        )
-        parser.add_argument(
-            "--presets",
-            nargs="+",
-            metavar="NAME",
-            help="of the decoder, side by side (default: the model's own settings)",
-        )
-        parser.add_argument(
-            "--ablations", action="store_true", help="the paper's Table I around the first preset, at the first weight"
-        )
-        parser.add_argument(
-            "--variant",
-            action="append",
-            default=[],
-            type=parse_variant,
-            metavar="NAME:ARGUMENT=VALUE,...",
-            help='a row with other arguments of the decoder, "half way:strength=0.5,num_inference_steps=20"; '
-            "repeatable",
-        )
-        parser.add_argument("--single-layer", metavar="FOLDER", help='a codec for the ablation "without HSVLC"')
-        parser.add_argument(
-            "--codecs",
-            nargs="*",
-            metavar="NAME",
-            help="jpeg, webp, avif, jpeg2000, jpegxl, vvc, ms-illm (default: the first five, as far as they can be "
-            "had)",
-        )
-        parser.add_argument(
-            "--external",
-            action="append",
-            default=[],
-            type=parse_named_folder,
-            metavar="NAME=FOLDER",
-            help="pictures that another codec made, with their sizes.json or sizes.csv",
-        )
-        parser.add_argument(
-            "--at-size-of",
-            metavar="NAME",
-            help="make each file as large as that of this --external codec, so that both are compared at equal bytes",
-        )
-        parser.add_argument(
-            "--metrics",
-            nargs="+",
-            metavar="NAME",
-            help="of the picture: psnr, ssim, ms_ssim, lpips, dists, clip; inside the region: f_psnr, f_ssim, "
-            "f_lpips, f_dists; outside it: b_psnr, b_lpips, b_dists; of the set: feature_distance, fid, kid; "
-            "or all (default: all but clip, fid and kid; what cannot be had is left out with a line of why; see "
-            "offline weights below)",
-        )
-        parser.add_argument(
-            "--referring-model",
-            metavar="MODEL",
-            help="refer by the photos' phrases, found by this CLIP or CLIPSeg of transformers, rather than by mask or "
-            "box",
-        )
-        parser.add_argument(
-            "--max-side",
-            type=int,
-            default=DEFAULT_MAX_SIDE,
-            metavar="PIXELS",
-            help="code a larger photo at this size (768; 0: never)",
-        )
-        parser.add_argument(
-            "--refine",
-            type=int,
-            default=0,
-            metavar="STEPS",
-            help="refinement steps of the encoder, see rsic encode (0)",
-        )
-        parser.add_argument("--seed", type=int, help="noise seed; default: from the files")
-        parser.add_argument("--sheets", type=int, default=4, help="of so many photos (4)")
+        add_photo_options(parser)
+        add_row_options(parser.add_argument_group("our rows of the table"))
+        add_other_codec_options(parser.add_argument_group("other codecs"))
+        add_measure_options(parser.add_argument_group("what is measured and shown"))
         parser.set_defaults(command_class=EvaluateCommand)
 
     def run(self) -> int | None:
