@@ -11,7 +11,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 class PerceptualLoss(nn.Module):
     """LPIPS and DISTS, by torchmetrics, as losses between pictures with values in [-1, 1].
 
-    `names` lists them. LPIPS on AlexNet takes a twelfth of the time of LPIPS on VGG-16, DISTS twice that.
+    `names` lists them. LPIPS on AlexNet takes a twelfth of the time of LPIPS on VGG-16, and DISTS takes twice
+    the time of LPIPS on VGG-16.
 
     Raises:
         SystemExit: torchmetrics is not installed, or the networks' weights are not found.

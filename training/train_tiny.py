@@ -63,7 +63,7 @@ def list_stages(args) -> list[Stage]:
     precision = ("--mixed_precision", args.mixed_precision) if args.mixed_precision else ()
     stages: list[Stage] = []
 
-    def add(name, script, result, *arguments, options=""):
+    def add(name, script, result, *arguments, options):
         folder = args.output_dir / name
         trained = ("--output_dir", folder, "--resume_from_checkpoint", "latest", *precision)
         command = (script, *trained, *arguments, *shlex.split(options))
@@ -72,9 +72,10 @@ def list_stages(args) -> list[Stage]:
 
     vae = add("vae", "train_tiny_vae.py", "vae", *photos, *measured, options=args.vae)
     if not args.no_adversarial:
+        # After the options of the first stage, whose own --pretrained_vae is not where this one starts.
+        shared = (*photos, *measured, *shlex.split(args.vae))
         adversarial = ("--pretrained_vae", vae, "--freeze_encoder", "--adversarial_weight", 0.5)
-        options = f"{args.vae} {args.adversarial}"
-        vae = add("adversarial", "train_tiny_vae.py", "vae", *photos, *measured, *adversarial, options=options)
+        vae = add("adversarial", "train_tiny_vae.py", "vae", *shared, *adversarial, options=args.adversarial)
     base = add("base", "train_tiny_base.py", "rsic-tiny", *photos, "--vae", vae, options=args.base)
     model = ("--pretrained_model_name_or_path", base)
     hsvlc = add("hsvlc", "train_hsvlc.py", "hsvlc", *photos, *measured, *model, *CODEC, options=args.hsvlc)

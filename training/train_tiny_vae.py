@@ -42,10 +42,10 @@ def parse_args():
         help="Folder of a VAE to go on from, in place of random weights. A narrower or shallower one is widened.",
     )
     parser.add_argument("--channels", type=int, default=64, help="Width of all layers.")
-    parser.add_argument("--encoder_blocks", type=int, nargs=4, default=(0, 1, 2, 4), help="Full to 1/8 resolution.")
-    parser.add_argument("--decoder_blocks", type=int, nargs=4, default=(4, 3, 2, 0), help="1/8 to full resolution.")
+    parser.add_argument("--encoder_blocks", type=int, nargs=4, default=(0, 1, 3, 6), help="Full to 1/8 resolution.")
+    parser.add_argument("--decoder_blocks", type=int, nargs=4, default=(8, 6, 2, 0), help="1/8 to full resolution.")
     parser.add_argument("--resolution", type=int, default=128, help="Side of the training crops, in pixels.")
-    parser.add_argument("--latent_noise", type=float, default=0.2, help="Largest std of the noise added to latents.")
+    parser.add_argument("--latent_noise", type=float, default=0.03, help="Largest std of the noise added to latents.")
     parser.add_argument("--gradient_weight", type=float, default=0.3, help="Weight of the loss on image gradients.")
     parser.add_argument(
         "--perceptual_weight",

@@ -11,7 +11,7 @@ def test_one_command_trains_all_stages_and_goes_on_where_it_was_interrupted(phot
     from rsic_diffusers import RSICDecoderPipeline, RSICEncoderPipeline
 
     common = "--max_train_steps 2 --train_batch_size 2 --report_to none"
-    vae = f"{common} --channels 8 --resolution 64 --perceptual_weight 0 --encoder_blocks 0 1 1 1"
+    vae = f"{common} --channels 8 --resolution 64 --perceptual_weight 0 --encoder_blocks 0 1 1 1 --decoder_blocks 1 1 1 0"
     base = f"{common} --block_out_channels 16 16 16 --text_width 32 --resolution 128 --text_steps 2 --focus_below 400"
     hsvlc = f"{common} --resolution 128 --measured_photos 1"
 
@@ -40,6 +40,21 @@ def test_one_command_trains_all_stages_and_goes_on_where_it_was_interrupted(phot
     image = photo.crop((0, 0, 128, 128))
     decoded = decoder(encoder(image, box=(0, 0, 64, 64)).bitstream, num_recurrence_steps=1)
     assert np.isfinite(np.asarray(decoded.images[0])).all()
+
+
+def test_the_adversarial_stage_starts_from_the_stage_before(monkeypatch):
+    """And not from the VAE that the first stage is told to go on from."""
+    from train_tiny import list_stages, parse_args
+
+    options = ["--train_data_dir", "a", "--validation_dir", "b", "--output_dir", "out", "--vae", "--pretrained_vae old"]
+    monkeypatch.setattr("sys.argv", ["train_tiny.py", *options])
+    first, second, *_ = list_stages(parse_args())
+
+    def last_pretrained_vae(command):  # the one that argparse takes
+        return [command[i + 1] for i, word in enumerate(command) if word == "--pretrained_vae"][-1]
+
+    assert last_pretrained_vae(first.command) == "old"
+    assert last_pretrained_vae(second.command) == str(first.result)
 
 
 def test_packed_photos_are_the_photos(photos, tmp_path, run_script):
