@@ -11,7 +11,8 @@ def test_one_command_trains_all_stages_and_goes_on_where_it_was_interrupted(phot
     from rsic_diffusers import RSICDecoderPipeline, RSICEncoderPipeline
 
     common = "--max_train_steps 2 --train_batch_size 2 --report_to none"
-    vae = f"{common} --channels 8 --resolution 64 --perceptual_weight 0 --encoder_blocks 0 1 1 1 --decoder_blocks 1 1 1 0"
+    shape = "--channels 8 --encoder_blocks 0 1 1 1 --decoder_blocks 1 1 1 0"
+    vae = f"{common} {shape} --resolution 64 --perceptual_weight 0"
     base = f"{common} --block_out_channels 16 16 16 --text_width 32 --resolution 128 --text_steps 2 --focus_below 400"
     hsvlc = f"{common} --resolution 128 --measured_photos 1"
 
@@ -46,8 +47,8 @@ def test_the_adversarial_stage_starts_from_the_stage_before(monkeypatch):
     """And not from the VAE that the first stage is told to go on from."""
     from train_tiny import list_stages, parse_args
 
-    options = ["--train_data_dir", "a", "--validation_dir", "b", "--output_dir", "out", "--vae", "--pretrained_vae old"]
-    monkeypatch.setattr("sys.argv", ["train_tiny.py", *options])
+    folders = ["--train_data_dir", "a", "--validation_dir", "b", "--output_dir", "out"]
+    monkeypatch.setattr("sys.argv", ["train_tiny.py", *folders, "--vae", "--pretrained_vae old"])
     first, second, *_ = list_stages(parse_args())
 
     def last_pretrained_vae(command):  # the one that argparse takes
