@@ -13,7 +13,7 @@ LEVELS = 8  # at most so many levels of M; what a codec costs is measured at M =
 # latent position, which stands for 64 pixels.
 PAPER_PROFILE: dict[str, Any] = {"gates": (0.0, 0.5, 0.75, 0.875), "rate_lambda": 0.64, "lambda_growth": 7.0}
 # Gates that open where a scale starts to be worth its bits, so that the rate grows with M without a leap.
-SMOOTH_PROFILE: dict[str, Any] = {"gates": (0.0, 0.0, 0.1, 0.2), "rate_lambda": 0.14, "lambda_growth": 7.6}
+SMOOTH_PROFILE: dict[str, Any] = {"gates": (0.0, 0.0, 0.1, 0.2), "rate_lambda": 0.14, "lambda_growth": 8.2}
 
 
 def rate_weight(weight, rate_lambda: float, lambda_growth: float):

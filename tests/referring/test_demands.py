@@ -10,7 +10,7 @@ from rsic_diffusers.referring.demands import Demand, collect_demands, make_weigh
 from rsic_diffusers.referring.weight_map import WeightMap
 
 
-GROWTH = 7.6  # of lambda(M) where no codec says otherwise
+GROWTH = 8.2  # of lambda(M) where no codec says otherwise
 
 
 def map_of(height, width, background=0.0, levels=8, **asked):
