@@ -18,3 +18,15 @@ def test_half_the_bits_are_half_the_bits():
         "BD-PSNR of referring to constant M, a, latents inside: +1.00 dB",
         "BD-PSNR of referring to constant M, a, pictures inside: +0.50 dB",
     ]
+
+
+def test_curves_that_fall_have_no_difference():
+    """The package takes a curve that falls as a whole, that of a hardly trained codec, for a fault of the caller's."""
+    from rsic_diffusers.evaluation.experiments.rate_distortion import bjontegaard, bjontegaard_difference
+
+    rates = np.array([0.01, 0.02, 0.04, 0.08])
+    rising = {"bpp": rates, "mse": np.array([0.4, 0.3, 0.2, 0.1])}
+    for falling in ([0.1, 0.2, 0.3, 0.4], [0.3, 0.2, 0.1, 0.4]):
+        curve = {"bpp": rates, "mse": np.array(falling)}
+        for pair in ((curve, rising), (rising, curve)):
+            assert np.isnan(bjontegaard_difference(bjontegaard.bd_rate, *pair, "mse"))

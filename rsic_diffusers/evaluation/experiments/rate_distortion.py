@@ -142,13 +142,17 @@ def bjontegaard_difference(difference, curve, anchor, figure: str) -> float:
     quality, anchor_quality = (
         points[figure] if figure.startswith("psnr") else -10 * np.log10(points[figure]) for points in (curve, anchor)
     )
-    try:
-        return difference(
-            anchor["bpp"], anchor_quality, curve["bpp"], quality, method="akima", require_matching_points=False,
-            min_overlap=0,
-        )  # fmt: skip
-    except ValueError:
+    if any((np.diff(values) <= 0).any() for values in (curve["bpp"], quality, anchor["bpp"], anchor_quality)):
         return float("nan")
+    return difference(
+        anchor["bpp"],
+        anchor_quality,
+        curve["bpp"],
+        quality,
+        method="akima",
+        require_matching_points=False,
+        min_overlap=0,
+    )
 
 
 def against_the_others(curves, codecs, kinds) -> list[str]:
