@@ -138,7 +138,7 @@ def mean_curve(rows, codec, kind) -> dict[str, np.ndarray]:
 
 def bjontegaard_difference(difference, curve, anchor, figure: str) -> float:
     """`bjontegaard.bd_rate` (percent) or `bd_psnr` (dB) of mean curves, errors taken as 10 log10 of their inverse; NaN
-    where the curves do not overlap, or one is not monotone."""
+    where the curves do not overlap, or one does not rise from point to point."""
     quality, anchor_quality = (
         points[figure] if figure.startswith("psnr") else -10 * np.log10(points[figure]) for points in (curve, anchor)
     )
