@@ -13,7 +13,7 @@ from .outputs import check_output, check_picture_name, read_file, save_image
 # What M means to a person, from each value up.
 FIDELITY = (
     (1.0, "as close to the original as the model can"),
-    (0.5, "close to the original"),
+    (0.6, "close to the original"),
     (0.3, "shapes and colours of the original, fine detail imagined"),
     (0.01, "rough shapes and colours of the original, the rest imagined"),
     (0.0, "imagined, from the caption and what is around it"),

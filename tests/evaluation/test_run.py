@@ -177,7 +177,7 @@ def test_no_file_of_an_earlier_run_stands_for_one_that_failed(tmp_path, photo):
     evaluation.encode()
     evaluation.decode()
     failures = "\n".join(evaluation.failures())
-    assert "file, referring" in failures and "file, global" in failures and "global, M = 0.571: Its file" in failures
+    assert "file, referring" in failures and "file, global" in failures and "global, M = 0.714: Its file" in failures
     assert evaluation.entries() == []
 
 
@@ -282,7 +282,7 @@ def test_ablations_differ_as_they_should(tmp_path, photo, monkeypatch):
     assert int(rows["half way"]["unet_evaluations"]) == 20
 
     def picture(name):
-        return (out / "pictures" / f"{name}-0.571" / "a.png.png").read_bytes()
+        return (out / "pictures" / f"{name}-0.714" / "a.png.png").read_bytes()
 
     assert picture("T_r1") == picture("referring") != picture("T50")  # the model's own setting by another name
     assert picture("without-guidance") != picture("referring")

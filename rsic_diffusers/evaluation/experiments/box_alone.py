@@ -28,7 +28,7 @@ def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, metavar="PHOTOS")
     parser.add_argument("--model", default="rsic-tiny")
-    parser.add_argument("--weight", type=float, default=DEFAULT_WEIGHT, help="M in the box, in referring mode (4/7)")
+    parser.add_argument("--weight", type=float, default=DEFAULT_WEIGHT, help="M in the box, in referring mode (5/7)")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="refinement steps of the encoder (0)")
     parser.add_argument("--limit", type=int, help="only the first photos with a box")
     return parser.parse_args(arguments)

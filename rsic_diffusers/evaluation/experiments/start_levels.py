@@ -110,7 +110,7 @@ def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, metavar="PHOTOS")
     parser.add_argument("--model", default="rsic-tiny", help="folder, Hub id or embedded model (rsic-tiny)")
-    parser.add_argument("--weights", type=float, nargs="+", default=[4 / 7, 3 / 7], help="M in the box (4/7 3/7)")
+    parser.add_argument("--weights", type=float, nargs="+", default=[5 / 7, 3 / 7], help="M in the box (5/7 3/7)")
     parser.add_argument("--draws", type=int, default=2, help="draws of noise for each file (2)")
     parser.add_argument("--limit", type=int, help="only the first photos with a box")
     parser.add_argument("--max_side", type=int, help="photos are made smaller, to this longer side in pixels: quicker")
