@@ -11,6 +11,7 @@ import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ class CachedLatents:
         return file.get_tensor(key), label, about[key]
 
 
-def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0) -> CachedLatents:
+def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0, mirror=False) -> CachedLatents:
     """Encode those photos whose latents the cache lacks; every process does its part.
 
     Args:
@@ -75,6 +76,8 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0) -> Cac
         cache (`str` or `Path`): Folder.
         accelerator: Its precision is used where that is bf16.
         num_workers (`int`): Processes that read and resize photos, for each process that encodes.
+        mirror (`bool`): Encode the mirror image of each photo too. Mirroring its latents would not do: in rsic-tiny
+            they differ from those of the mirrored photo by 44 % of the latents' variance.
 
     Raises:
         SystemExit: No photo is left, or the VAE gives NaN.
@@ -82,7 +85,7 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0) -> Cac
     folder = Path(cache) / vae_digest(vae)
     folder.mkdir(parents=True, exist_ok=True)
     known = find_shards(folder)
-    reader = _Reader(repr(prepare), prepare, set(known))
+    reader = _Reader(repr(prepare), prepare, set(known), mirror)
     loader = DataLoader(
         _dataset_part(photos, reader, accelerator), batch_size=None, num_workers=num_workers, collate_fn=_same
     )
@@ -91,7 +94,8 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0) -> Cac
 
     def to_encode():
         is_main = accelerator.is_main_process
-        for photo in tqdm(loader, desc="Encoding photos", mininterval=5, disable=not is_main):
+        read = tqdm(loader, desc="Encoding photos", mininterval=5, disable=not is_main)
+        for photo in chain.from_iterable(read):
             if photo.problem:
                 unused[photo.problem] += 1
                 continue
@@ -200,23 +204,30 @@ class _Reader:
     name: str
     prepare: object
     known: set[str]
+    mirror: bool
 
-    def __call__(self, photo) -> ReadPhoto:
+    def __call__(self, photo) -> list[ReadPhoto]:
+        """The photo, and its mirror image if that is wanted; one `ReadPhoto` with a problem if it cannot be used."""
         source, label = photo
         try:
             data = source if isinstance(source, bytes) else source.read_bytes()
-            key = hashlib.sha256(self.name.encode() + data).hexdigest()
-            if key in self.known:
-                return ReadPhoto(key, label)
+            names = [self.name, f"{self.name}, mirrored"] if self.mirror else [self.name]
+            keys = [hashlib.sha256(name.encode() + data).hexdigest() for name in names]
+            if self.known.issuperset(keys):
+                return [ReadPhoto(key, label) for key in keys]
             prepared = self.prepare(open_image(data))
         except (OSError, ValueError) as error:
             tqdm.write(f"Skipped {source if isinstance(source, Path) else 'a photo of the dataset'}: {error}")
-            return ReadPhoto(problem="they could not be read")
+            return [ReadPhoto(problem="they could not be read")]
         if prepared is None:
-            return ReadPhoto(problem="they are drawings or cut-outs on white")
+            return [ReadPhoto(problem="they are drawings or cut-outs on white")]
         array, about = prepared if isinstance(prepared, tuple) else (prepared, {})
         height, width = (side - side % 8 for side in array.shape[:2])
-        return ReadPhoto(key, label, torch.from_numpy(array[:height, :width].copy()), about)
+        views = (array[:height, :width], array[:height, :width][:, ::-1])
+        return [
+            ReadPhoto(key, label, None if key in self.known else torch.from_numpy(view.copy()), about)
+            for key, view in zip(keys, views, strict=False)
+        ]
 
 
 class _MapPart(Dataset):

@@ -1,6 +1,8 @@
 """The training loop that the scripts share."""
 
+import time
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -8,33 +10,32 @@ import torch
 from checkpoints import averaged_weights, resume_from, save_checkpoint
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 
 LOGGING_STEPS = 20
 MAX_GRADIENT_NORM = 1.0
+MAX_SKIPPED_STEPS = 20
+STARTED = time.monotonic()
 
 
-def train(args, accelerator, model, loss_of, export, weight_decay=1e-4):
+def train(args, accelerator, model, batch_of, loss_of, export, weight_decay=1e-4):
     """Minimise `loss_of` over `model`'s parameters.
 
     Args:
         model (`torch.nn.Module`): On any device; its `forward` is what distributed training wraps.
-        loss_of (`Callable`): `loss_of(model, rng, step)` gives the loss of one batch and a dict of figures to log.
-            `rng` (`np.random.Generator`) is seeded by step and process, so that a resumed run sees the batches that
-            the uninterrupted one would have.
+        batch_of (`Callable`): `batch_of(rng)` draws a batch, a tuple of tensors on the CPU, with `rng`
+            (`np.random.Generator`). It runs in the DataLoader's workers, where there are some.
+        loss_of (`Callable`): `loss_of(model, batch, rng, step)` gives the loss of a batch, which is on the device by
+            then, and a dict of figures to log. Both `rng` are seeded by step and process, so that a resumed run sees
+            what the uninterrupted one would have.
         export (`Callable`): `export(model, step)` is called on the main process at each checkpoint, with the model
             unwrapped and its weights averaged.
     """
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=weight_decay)
-    # accelerate steps the schedule once for each process.
-    lr_scheduler = get_scheduler(
-        args.lr_scheduler,
-        optimizer,
-        num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
-        num_training_steps=args.max_train_steps * accelerator.num_processes,
-    )
+    lr_scheduler = make_lr_scheduler(args, optimizer, accelerator.num_processes)
     ema = EMAModel(parameters, decay=args.ema_decay, foreach=True)
     model, optimizer, lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
     first = resume_from(accelerator, ema, Path(args.output_dir), args.resume_from_checkpoint)
@@ -48,47 +49,116 @@ def train(args, accelerator, model, loss_of, export, weight_decay=1e-4):
         accelerator.wait_for_everyone()
 
     model.train()
+    batches = iter(load_batches(args, accelerator, batch_of, first))
     progress = tqdm(
-        range(first, args.max_train_steps),
         initial=first,
-        total=args.max_train_steps,
+        total=None if args.max_train_minutes else args.max_train_steps,
         mininterval=5,
         disable=not accelerator.is_main_process,
     )
-    for step in progress:
+    step, skipped, finished = first, 0, part_done(args, first) >= 1
+    if finished:
+        export_averaged(first)  # the run was killed between the last checkpoint and the end of its export
+    while not finished:
         for part in range(args.gradient_accumulation_steps):
-            rng = np.random.default_rng((args.seed, step, part, accelerator.process_index))
-            loss, figures = accumulate_step(
-                accelerator, model, optimizer, lr_scheduler, partial(loss_of, model, rng, step)
+            batch = tuple(tensor.to(accelerator.device, non_blocking=True) for tensor in next(batches))
+            rng = np.random.default_rng((args.seed, step, part, accelerator.process_index, 1))
+            loss, figures, is_finite = accumulate_step(
+                accelerator, model, optimizer, lr_scheduler, partial(loss_of, model, batch, rng, step)
+            )
+            skipped = 0 if is_finite else skipped + 1
+        if skipped >= MAX_SKIPPED_STEPS:
+            raise SystemExit(
+                f"The gradient was NaN or infinite in {skipped} batches running, the last in step {step}. Start anew "
+                "with a lower --learning_rate or --mixed_precision no, or go on from a checkpoint with "
+                "--resume_from_checkpoint latest."
             )
         ema.step(parameters)
+        progress.update()
         if step % LOGGING_STEPS == 0:
             log_figures(
                 accelerator, progress, {"loss": loss.detach(), **figures, "lr": lr_scheduler.get_last_lr()[0]}, step
             )
-
-        done = step + 1
-        if done % args.checkpointing_steps == 0 or done == args.max_train_steps:
-            path = Path(args.output_dir) / f"checkpoint-{done}"
+        step += 1
+        finished = part_done(args, step) >= 1
+        if step % args.checkpointing_steps == 0 or finished:
+            path = Path(args.output_dir) / f"checkpoint-{step}"
             save_checkpoint(accelerator, path, args.checkpoints_total_limit)
-            export_averaged(done)
-    if first >= args.max_train_steps:
-        export_averaged(first)  # the run was killed between the last checkpoint and the end of its export
+            export_averaged(step)
     accelerator.end_training()
 
 
+def part_done(args, step: int) -> float:
+    """How much of a training is done after `step` steps: 1 is all. With `--max_train_minutes` the clock tells it."""
+    if args.max_train_minutes:
+        return (time.monotonic() - STARTED) / 60 / args.max_train_minutes
+    return step / args.max_train_steps
+
+
+def make_lr_scheduler(args, optimizer, num_processes):
+    """The schedule of the learning rate over the steps, or along the clock with `--max_train_minutes`."""
+
+    def over_steps(optimizer):
+        # accelerate steps the schedule once for each process.
+        return get_scheduler(
+            args.lr_scheduler,
+            optimizer,
+            num_warmup_steps=args.lr_warmup_steps * num_processes,
+            num_training_steps=args.max_train_steps * num_processes,
+        )
+
+    if not args.max_train_minutes:
+        return over_steps(optimizer)
+    (factor_at,) = over_steps(torch.optim.SGD([torch.zeros(1)])).lr_lambdas
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: factor_at(min(1.0, part_done(args, step)) * args.max_train_steps)
+    )
+
+
+class Batches(Dataset):
+    """The batch that `batch_of` draws for each step and part of a step, in the order of training."""
+
+    def __init__(self, args, batch_of, process_index):
+        self.args, self.batch_of, self.process_index = args, batch_of, process_index
+
+    def __getitem__(self, i):
+        step, part = divmod(i, self.args.gradient_accumulation_steps)
+        return self.batch_of(np.random.default_rng((self.args.seed, step, part, self.process_index)))
+
+
+def load_batches(args, accelerator, batch_of, first: int) -> DataLoader:
+    """The batches from step `first` on, without an end."""
+    return DataLoader(
+        Batches(args, batch_of, accelerator.process_index),
+        batch_size=None,
+        sampler=count(first * args.gradient_accumulation_steps),
+        num_workers=args.dataloader_num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        generator=torch.Generator(),  # torch's own stays as a resumed run finds it
+    )
+
+
 def accumulate_step(accelerator, model, optimizer, lr_scheduler, make_loss):
-    """One batch forth and back, and a step of the optimiser when enough of them are accumulated."""
+    """One batch forth and back, and a step of the optimiser when enough of them are accumulated.
+
+    Returns:
+        Loss, figures to log, and whether the gradient was finite. If not, the weights stay as they are: one such step
+        would make all of them NaN.
+    """
+    is_finite = True
     with accelerator.accumulate(model):
         with accelerator.autocast():
             loss, figures = make_loss()
         accelerator.backward(loss)
         if accelerator.sync_gradients:
-            accelerator.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            norm = accelerator.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            is_finite = bool(torch.isfinite(norm))
+            if not is_finite:
+                optimizer.zero_grad()
         optimizer.step()
         lr_scheduler.step()
         optimizer.zero_grad()
-    return loss, figures
+    return loss, figures, is_finite
 
 
 def log_figures(accelerator, progress, figures, step) -> None:

@@ -17,12 +17,12 @@ from rsic_diffusers.bitstream import DEFAULT_MAX_SIDE
 from rsic_diffusers.files import write_file
 
 
-# Options that a resumed run may change. All but max_train_steps leave the weights as they would have been; that one
-# stretches the learning-rate schedule, for whoever wants to train on.
+# Options that a resumed run may change. Only max_train_steps and max_train_minutes have a say in the weights: they
+# stretch the learning-rate schedule, for whoever wants to train on.
 FREE_OPTIONS = {
     "output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "max_train_steps",
-    "report_to", "validation_dir", "measured_photos", "cache_latents", "dataloader_num_workers", "push_to_hub",
-    "hub_model_id",
+    "max_train_minutes", "report_to", "validation_dir", "measured_photos", "cache_latents", "dataloader_num_workers",
+    "push_to_hub", "hub_model_id",
 }  # fmt: skip
 POSITIVE_OPTIONS = (
     "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpointing_steps", "max_side",
@@ -66,6 +66,12 @@ def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
         help=f"Photos with a longer side are reduced to it, as the encoder does. Default: {DEFAULT_MAX_SIDE}.",
     )
     add("--max_train_steps", int)
+    parser.add_argument(
+        "--max_train_minutes",
+        type=float,
+        help="End after so many minutes, counted from the start of the script, and not after a number of steps. The "
+        "learning rate then follows the clock. For a machine that is yours for a while; in one process only.",
+    )
     add("--train_batch_size", int, "For each process.")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
     add("--learning_rate", float)
@@ -77,6 +83,12 @@ def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
         choices=["no", "fp16", "bf16"],
         default=default_precision(),
         help="Default: what accelerate was told; if nothing, bf16 (or fp16) with a GPU and none without.",
+    )
+    parser.add_argument(
+        "--dataloader_num_workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1) if has_gpu() else 0,
+        help="Processes that read photos and draw batches. Default: up to 8 with a GPU, 0 without.",
     )
     parser.add_argument("--seed", type=int, default=0)
     add("--checkpointing_steps", int, "A checkpoint, and the result so far, each so many steps.")
@@ -101,6 +113,8 @@ def make_accelerator(args, find_unused_parameters=False) -> Accelerator:
     for name in POSITIVE_OPTIONS:
         if getattr(args, name) < 1:
             raise SystemExit(f"--{name} must be at least 1, got {getattr(args, name)}.")
+    if args.max_train_minutes is not None and args.max_train_minutes <= 0:
+        raise SystemExit(f"--max_train_minutes must be above 0, got {args.max_train_minutes}.")
     output_dir = Path(args.output_dir)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
@@ -115,6 +129,8 @@ def make_accelerator(args, find_unused_parameters=False) -> Accelerator:
         ],
         project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir / "logs"),
     )
+    if args.max_train_minutes and accelerator.num_processes > 1:
+        raise SystemExit("--max_train_minutes trains in one process only; give --max_train_steps.")
     set_seed(args.seed, device_specific=True)
     settings = run_settings(args, accelerator)
     check_resumable(args, settings)

@@ -16,7 +16,6 @@ lambda, which leaves its optimum where it is.
 """
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from codec import (
 from huggingface_hub import create_repo
 from latent_cache import load_latents, measure_latent_variance
 from loop import log_picture, train
-from options import add_training_arguments, has_gpu, make_accelerator
+from options import add_training_arguments, make_accelerator
 from pretrained_vae import add_vae_arguments, load_vae
 from repo_assembly import assemble_thin_repo, push_repo
 from training_photos import FitPhoto, dataset_photos, find_photos, random_crop
@@ -104,12 +103,6 @@ def add_data_arguments(parser):
         "--cache_latents", help="Folder for the latents, which several runs may share. Default: <output_dir>/latents."
     )
     parser.add_argument(
-        "--dataloader_num_workers",
-        type=int,
-        default=min(8, os.cpu_count() or 1) if has_gpu() else 0,
-        help="Processes that read photos while the VAE encodes. Default: up to 8 with a GPU, 0 without.",
-    )
-    parser.add_argument(
         "--resolution",
         type=int,
         default=384,
@@ -131,18 +124,14 @@ def check_push_arguments(parser, args):
         )
 
 
-def random_batch(latents, args, rng, device):
+def random_batch(latents, args, rng):
     """Crops (B, 4, h, w), their weight maps (B, 1, h/8, w/8), and the finest scale that each is coded with (B,)."""
     side = args.resolution // 8
     crops = [random_crop(latents[rng.integers(len(latents))][0], side, rng) for _ in range(args.train_batch_size)]
     maps = [random_weight_map(side // CELL, side // CELL, rng) for _ in crops]
     finest = np.where(rng.random(len(crops)) < args.scale_dropout, rng.integers(3, size=len(crops)), 3)
-    return (
-        torch.stack(crops).to(device, memory_format=torch.channels_last),
-        # In whole 1/256ths, as the codec sees M.
-        torch.round(torch.stack(maps).to(device) * 256) / 256,
-        torch.from_numpy(finest).to(device),
-    )
+    # M in whole 1/256ths, as the codec sees it.
+    return torch.stack(crops).float(), torch.round(torch.stack(maps) * 256) / 256, torch.from_numpy(finest)
 
 
 def load_all_latents(args, accelerator, vae):
@@ -158,7 +147,7 @@ def load_all_latents(args, accelerator, vae):
     held_out = []
     if args.validation_dir:  # first, since it is soon done and may be refused
         held_out = load_latents(vae, find_photos([args.validation_dir]), FitPhoto(64, args.max_side), **shared)
-    latents = load_latents(vae, photos, FitPhoto(args.resolution, args.max_side), **shared)
+    latents = load_latents(vae, photos, FitPhoto(args.resolution, args.max_side), **shared, mirror=True)
     source = held_out or latents
     measured = [source[i][0] for i in range(0, len(source), max(1, len(source) // args.measured_photos))]
     return latents, measured[: args.measured_photos]
@@ -198,14 +187,18 @@ def main():
     latents, measured = load_all_latents(args, accelerator, vae)
     variance = measure_latent_variance(latents)
 
-    def loss_of(model, rng, step):
-        crops, weight_map, finest = random_batch(latents, args, rng, accelerator.device)
+    def batch_of(rng):
+        return random_batch(latents, args, rng)
+
+    def loss_of(model, batch, rng, step):
+        crops, weight_map, finest = batch
+        crops = crops.to(memory_format=torch.channels_last)
         return rate_distortion_loss(model, crops, weight_map, lambda_of(hsvlc, weight_map, variance), finest)
 
     def export(model, step):
         export_codec(args, accelerator, model, vae, measured, variance, step)
 
-    train(args, accelerator, hsvlc, loss_of, export, weight_decay=1e-5)
+    train(args, accelerator, hsvlc, batch_of, loss_of, export, weight_decay=1e-5)
     if args.push_to_hub and accelerator.is_main_process:
         repo = Path(args.output_dir) / "repo"
         shutil.rmtree(repo, ignore_errors=True)

@@ -53,6 +53,11 @@ def parse_args():
         action="store_true",
         help="With --pretrained_base: its UNet goes on, its captions start anew.",
     )
+    parser.add_argument(
+        "--new_unet",
+        action="store_true",
+        help="With --pretrained_base: its captions go on, its UNet starts anew, with --block_out_channels.",
+    )
     parser.add_argument("--text_width", type=int, default=128, help="Width of the text encoder.")
     parser.add_argument("--vocab_size", type=int, default=3000)
     parser.add_argument("--resolution", type=int, default=256, help="Side of the training crops, in pixels.")
@@ -78,8 +83,8 @@ def parse_args():
     return args
 
 
-def build_models(args, tokenizer):
-    text_encoder = CLIPTextModel(
+def build_text_encoder(args, tokenizer):
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=args.text_width,
@@ -91,26 +96,30 @@ def build_models(args, tokenizer):
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    unet = UNet2DConditionModel(
+
+
+def build_unet(args, text_width):
+    return UNet2DConditionModel(
         sample_size=args.resolution // 8,
         block_out_channels=tuple(args.block_out_channels),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=args.text_width,
+        cross_attention_dim=text_width,
         attention_head_dim=8,
         norm_num_groups=16,
     )
-    return text_encoder, unet
 
 
 def make_base(args, labels):
     """Tokenizer, text encoder and UNet: new ones, or those of `--pretrained_base`."""
     if not args.pretrained_base:
         tokenizer = train_tokenizer(labels, args.vocab_size)
-        return tokenizer, *build_models(args, tokenizer)
+        return tokenizer, build_text_encoder(args, tokenizer), build_unet(args, args.text_width)
     tokenizer = CLIPTokenizer.from_pretrained(args.pretrained_base, subfolder="tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(args.pretrained_base, subfolder="text_encoder").float()
+    if args.new_unet:
+        return tokenizer, text_encoder, build_unet(args, text_encoder.config.hidden_size)
     unet = UNet2DConditionModel.from_pretrained(args.pretrained_base, subfolder="unet").float()
     if args.new_text_encoder:
         with torch.no_grad():
@@ -170,7 +179,8 @@ def main():
     vae = AutoencoderTiny.from_pretrained(args.vae).to(accelerator.device, memory_format=torch.channels_last).eval()
     cache = Path(args.output_dir) / "latents"
     prepare = CaptionedPhoto(args.resolution, args.max_side)
-    latents = load_latents(vae, find_photos(args.train_data_dir), prepare, cache, accelerator)
+    photos = find_photos(args.train_data_dir)
+    latents = load_latents(vae, photos, prepare, cache, accelerator, args.dataloader_num_workers, mirror=True)
     tokenizer, text_encoder, unet = make_base(args, sorted({label for _, label in latents.entries if label}))
     unet.to(memory_format=torch.channels_last)
     if accelerator.device.type == "cpu":
@@ -186,27 +196,33 @@ def main():
     )
 
     def random_batch(rng, size, dropout):
-        """Crops of latents (size, 4, h, w), and token ids of captions (size, 77)."""
+        """Crops of latents (size, 4, h, w) in bfloat16, and token ids of captions (size, 77)."""
         crops, captions = [], []
         for _ in range(size):
             whole, label, about = latents[rng.integers(len(latents))]
             crops.append(random_crop(whole, args.resolution // 8, rng))
             captions.append(make_caption(label, about["colours"], rng, dropout))
-        clean = torch.stack(crops).to(accelerator.device, memory_format=torch.channels_last)
         tokens = tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-        return clean, tokens.input_ids.to(accelerator.device)
+        return torch.stack(crops), tokens.input_ids
 
     has_new_text_encoder = args.new_text_encoder or not args.pretrained_base
     goes_on = args.resume_from_checkpoint and list_checkpoints(Path(args.output_dir))
     if args.text_steps and has_new_text_encoder and not goes_on:
         rng = np.random.default_rng(args.seed)
-        told = teach_text_encoder(
-            text_encoder.to(accelerator.device), lambda step: random_batch(rng, TEXT_BATCH, 0.0), args.text_steps
-        )
+
+        def lesson(step):
+            crops, input_ids = random_batch(rng, TEXT_BATCH, 0.0)
+            return crops.to(accelerator.device).float(), input_ids.to(accelerator.device)
+
+        told = teach_text_encoder(text_encoder.to(accelerator.device), lesson, args.text_steps)
         print(f"Captions tell {100 * told:.0f} % of the variance of the photos' coarse latents.", flush=True)
 
-    def loss_of(model, rng, step):
-        clean, input_ids = random_batch(rng, args.train_batch_size, args.caption_dropout)
+    def batch_of(rng):
+        return random_batch(rng, args.train_batch_size, args.caption_dropout)
+
+    def loss_of(model, batch, rng, step):
+        clean, input_ids = batch
+        clean = clean.to(torch.float32, memory_format=torch.channels_last)
         below = np.where(rng.random(len(clean)) < 0.8, args.focus_below, noise_scheduler.config.num_train_timesteps)
         timesteps = torch.from_numpy(rng.integers(below)).to(accelerator.device)
         noise = torch.randn_like(clean)
@@ -223,7 +239,7 @@ def main():
         tokenizer.save_pretrained(folder / "tokenizer")
         noise_scheduler.save_pretrained(folder / "scheduler")
 
-    train(args, accelerator, TinyBase(text_encoder, unet), loss_of, export, weight_decay=1e-2)
+    train(args, accelerator, TinyBase(text_encoder, unet), batch_of, loss_of, export, weight_decay=1e-2)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from loop import train
 from options import add_training_arguments, make_accelerator
@@ -26,7 +27,6 @@ from training_photos import find_photos, load_photo_arrays, random_crop
 from widening import widen_vae
 
 
-STANDARDISATION_WEIGHT = 0.02
 # LPIPS on AlexNet is cheap and in each step. One of these, drawn at random, comes with it, at three times its weight.
 COSTLY_LOSSES = ("DISTS", "DISTS", "DISTS", "DISTS", "DISTS", "LPIPS (VGG)")
 DEFAULTS = {"max_train_steps": 5000, "train_batch_size": 8, "learning_rate": 8e-4}
@@ -46,6 +46,20 @@ def parse_args():
     parser.add_argument("--decoder_blocks", type=int, nargs=4, default=(8, 6, 2, 0), help="1/8 to full resolution.")
     parser.add_argument("--resolution", type=int, default=128, help="Side of the training crops, in pixels.")
     parser.add_argument("--latent_noise", type=float, default=0.03, help="Largest std of the noise added to latents.")
+    parser.add_argument(
+        "--equivariance",
+        type=float,
+        default=0.0,
+        help="Share of the batches whose latents are mirrored or reduced, which must give the mirrored or reduced "
+        "pictures (EQ-VAE, arXiv 2502.09509): the latents become smoother. Default: 0.",
+    )
+    parser.add_argument(
+        "--standardisation_weight",
+        type=float,
+        default=0.5,
+        help="Of the loss that keeps each channel of the latents at mean 0 and variance 1. With 0.02 noise on latents "
+        "(--latent_noise) drives the variance up, step by step. Default: 0.5.",
+    )
     parser.add_argument("--gradient_weight", type=float, default=0.3, help="Weight of the loss on image gradients.")
     parser.add_argument(
         "--perceptual_weight",
@@ -60,8 +74,8 @@ def parse_args():
     parser.add_argument("--adversarial_start", type=int, default=200, help="Steps of the discriminator alone.")
     add_training_arguments(parser, cpu=DEFAULTS)
     args = parser.parse_args()
-    if args.resolution % 8:
-        parser.error(f"--resolution must be a multiple of 8, got {args.resolution}.")
+    if args.resolution % (32 if args.equivariance else 8):
+        parser.error(f"--resolution must be a multiple of 8 (of 32 with --equivariance), got {args.resolution}.")
     return args
 
 
@@ -82,6 +96,22 @@ def standardisation_loss(latents):
     return mean.square().mean() + std.log().square().mean()
 
 
+def random_transform(rng, share):
+    """Mirror, or reduce to a half or three quarters, with the chance `share`: a function of pictures or latents.
+
+    A VAE that is asked for the transformed picture when its latents are transformed has smoother latents, which are
+    easier to learn and to code (EQ-VAE, arXiv 2502.09509, Eq. 5). None: nothing is to be transformed.
+    """
+    if rng.random() >= share:
+        return None
+    if rng.random() < 0.5:
+        return lambda picture: picture.flip(-1)
+    scale = rng.choice([0.5, 0.75])
+    return lambda picture: F.interpolate(
+        picture.float(), scale_factor=scale, mode="bilinear", antialias=True, align_corners=False
+    )
+
+
 class NoisyAutoencoder(torch.nn.Module):
     """The VAE with noise on its latents, and the discriminator that judges it.
 
@@ -94,13 +124,15 @@ class NoisyAutoencoder(torch.nn.Module):
         self.vae = vae
         self.discriminator = PatchDiscriminator() if with_discriminator else None
 
-    def forward(self, image, largest_std, freeze_encoder=False):
+    def forward(self, image, largest_std, freeze_encoder=False, transform=None):
+        """The decoded pictures of `image`'s latents, and the latents; of `transform(latents)` where that is given."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_encoder):
             latents = self.vae.encode(image).latents
+        coded = latents if transform is None else transform(latents)
         std = largest_std * torch.rand(len(image), 1, 1, 1, device=image.device)
         # Half of the crops without noise: the picture with nothing lost counts most.
         std = std * (torch.rand_like(std) < 0.5)
-        return self.vae.decode(latents + std * torch.randn_like(latents)).sample, latents
+        return self.vae.decode(coded + std * torch.randn_like(coded)).sample, latents
 
 
 def make_vae(args):
@@ -116,13 +148,12 @@ def make_vae(args):
     return vae.to(memory_format=torch.channels_last)
 
 
-def random_crops(photos, args, rng, device):
-    """Random crops, (B, 3, resolution, resolution) with values in [-1, 1]."""
+def random_crops(photos, args, rng):
+    """Random crops, one uint8 tensor of shape (B, 3, resolution, resolution) in a tuple."""
     crops = [
         random_crop(photos[rng.integers(len(photos))], args.resolution, rng) for _ in range(args.train_batch_size)
     ]
-    image = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
-    return image.contiguous(memory_format=torch.channels_last)
+    return (torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2),)  # channels_last
 
 
 def vae_loss(model, image, args, perceptual, rng, step):
@@ -133,7 +164,10 @@ def vae_loss(model, image, args, perceptual, rng, step):
         image (`torch.Tensor` of shape (B, 3, H, W)): Crops, values in [-1, 1].
         perceptual ([`PerceptualLoss`], *optional*): None trains on pixels alone.
     """
-    decoded, latents = model(image, args.latent_noise, args.freeze_encoder)
+    transform = random_transform(rng, args.equivariance)
+    decoded, latents = model(image, args.latent_noise, args.freeze_encoder, transform)
+    if transform is not None:
+        image = transform(image)
     loss = reconstruction_loss(decoded.float(), image, args.gradient_weight)
     figures = {"pixels": loss.detach()}
     if perceptual is not None:
@@ -151,7 +185,7 @@ def vae_loss(model, image, args, perceptual, rng, step):
             loss = loss + args.adversarial_weight * figures["adaptive"] * fooled
         hinge, figures["real-fake"] = parts.discriminator.hinge_loss(image, decoded)
         loss = loss + hinge
-    return loss + STANDARDISATION_WEIGHT * standardisation_loss(latents.float()), figures
+    return loss + args.standardisation_weight * standardisation_loss(latents.float()), figures
 
 
 @torch.no_grad()
@@ -185,16 +219,20 @@ def main():
         if args.compile_dists:
             perceptual.dists.compile()
 
-    def loss_of(model, rng, step):
-        image = random_crops(photos, args, rng, accelerator.device)
-        return vae_loss(model, image, args, perceptual, rng, step)
+    def batch_of(rng):
+        return random_crops(photos, args, rng)
+
+    def loss_of(model, batch, rng, step):
+        (crops,) = batch
+        return vae_loss(model, crops.float() / 127.5 - 1, args, perceptual, rng, step)
 
     def export(model, step):
         model.vae.save_pretrained(Path(args.output_dir) / "vae")
         if args.validation_dir:
             log_validation(model.vae, args.validation_dir, perceptual, args.max_side, step)
 
-    train(args, accelerator, NoisyAutoencoder(vae, bool(args.adversarial_weight)), loss_of, export)
+    model = NoisyAutoencoder(vae, bool(args.adversarial_weight))
+    train(args, accelerator, model, batch_of, loss_of, export)
 
 
 if __name__ == "__main__":

@@ -162,20 +162,16 @@ def load_photo_arrays(photos, min_side, max_side):
 
 
 def random_crop(array, size, rng):
-    """Cut a window of (size, size) at a random place, mirrored half of the time.
+    """Cut a window of (size, size) at a random place.
 
     Args:
-        array (`np.ndarray` of shape (H, W, C) or `torch.Tensor` of shape (C, H, W)).
-
-    Returns:
-        The crop; of a tensor in float32.
+        array (`np.ndarray` of shape (H, W, 3) or `torch.Tensor` of shape (4, H, W)): A photo, which is mirrored half
+            of the time, or latents, which are not: `load_latents` tells why.
     """
-    is_tensor = isinstance(array, torch.Tensor)
-    height, width = array.shape[-2:] if is_tensor else array.shape[:2]
+    is_photo = isinstance(array, np.ndarray)
+    height, width = array.shape[:2] if is_photo else array.shape[-2:]
     top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
     rows, columns = slice(top, top + size), slice(left, left + size)
-    mirrored = rng.integers(2)
-    if is_tensor:
-        crop = array[:, rows, columns].float()
-        return crop.flip(-1) if mirrored else crop
-    return array[rows, columns][:, ::-1] if mirrored else array[rows, columns]
+    if not is_photo:
+        return array[:, rows, columns]
+    return array[rows, columns][:, ::-1] if rng.integers(2) else array[rows, columns]

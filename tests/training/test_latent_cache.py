@@ -69,6 +69,31 @@ def test_latents_are_those_of_the_vae(num_workers, folder, vae, tmp_path):
         torch.testing.assert_close(found[name].float(), expected, rtol=2**-8, atol=2**-8)
 
 
+def test_mirror_images_are_encoded_too(folder, vae, tmp_path):
+    """As photos: the latents of a mirrored photo are not its latents mirrored. And found again, without encoding."""
+    from latent_cache import load_latents
+    from training_photos import FitPhoto, find_photos
+
+    for name in ("b.png", "below/a.png"):
+        (folder / name).unlink()
+    arguments = (find_photos([folder]), FitPhoto(64, 768), tmp_path / "cache", ACCELERATOR)
+    load_latents(vae, *arguments)
+    counting = CountingVAE(vae)
+    cached = load_latents(counting, *arguments, mirror=True)
+    assert counting.count == 1
+    load_latents(counting, *arguments, mirror=True)
+    assert counting.count == 1
+    pixels = np.asarray(Image.open(folder / "a.png"))
+    expected = []
+    for view in (pixels, pixels[:, ::-1]):
+        image = torch.tensor(view.copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.no_grad():
+            expected.append(encode_image(vae, image)[0])
+    found = sorted((cached[i][0].float() for i in range(2)), key=lambda latents: float(latents.sum()))
+    expected.sort(key=lambda latents: float(latents.sum()))
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=2**-8, atol=2**-8)
+
+
 def test_latents_are_found_by_content_vae_and_size(folder, vae, tmp_path, photo):
     from latent_cache import load_latents
     from training_photos import FitPhoto, find_photos

@@ -44,7 +44,7 @@ def test_what_is_measured_stands_in_the_codecs_config(photos, tmp_path, run_scri
     (folder,) = (tmp_path / "latents").iterdir()
     shards = find_shards(folder)
     latents = CachedLatents([(key, "") for key in shards], shards)
-    assert len(latents) == 5 and hsvlc.config.latent_variance == measure_latent_variance(latents)
+    assert len(latents) == 10 and hsvlc.config.latent_variance == measure_latent_variance(latents)
     tensor = latents[0][0].float()[None]
     for k in (0, 7):
         weight_map = torch.full((1, 1, 7, 7), k / 7)
