@@ -30,8 +30,8 @@ def save_checkpoint(accelerator, path: Path, total_limit: int | None = None) -> 
                 shutil.rmtree(old)
 
 
-def resume_from(accelerator, ema, output_dir: Path, checkpoint: str | None) -> int:
-    """Have `ema` saved with the rest, and load `checkpoint` ("latest": the last one in `output_dir`).
+def resume_from(accelerator, ema, clock, output_dir: Path, checkpoint: str | None) -> int:
+    """Have `ema` and `clock` saved with the rest, and load `checkpoint` ("latest": the last one in `output_dir`).
 
     Returns:
         `int`: The number of steps that it has behind it, 0 without one.
@@ -40,7 +40,7 @@ def resume_from(accelerator, ema, output_dir: Path, checkpoint: str | None) -> i
         checkpoint = next(reversed(list_checkpoints(output_dir)), None)
         if checkpoint is None:
             accelerator.print(f"No checkpoint in {output_dir}; starting anew.")
-    accelerator.register_for_checkpointing(ema)
+    accelerator.register_for_checkpointing(ema, clock)
     ema.to(accelerator.device)
     if checkpoint is None:
         return 0

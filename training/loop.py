@@ -1,5 +1,6 @@
 """The training loop that the scripts share."""
 
+import multiprocessing
 import time
 from functools import partial
 from itertools import count
@@ -17,6 +18,7 @@ from tqdm import tqdm
 LOGGING_STEPS = 20
 MAX_GRADIENT_NORM = 1.0
 MAX_SKIPPED_STEPS = 20
+CLOCK_STEPS = 1000  # of a schedule that follows the clock
 STARTED = time.monotonic()
 
 
@@ -35,10 +37,11 @@ def train(args, accelerator, model, batch_of, loss_of, export, weight_decay=1e-4
     """
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=weight_decay)
-    lr_scheduler = make_lr_scheduler(args, optimizer, accelerator.num_processes)
+    clock = TrainingClock(args)
+    lr_scheduler = make_lr_scheduler(args, optimizer, accelerator.num_processes, clock)
     ema = EMAModel(parameters, decay=args.ema_decay, foreach=True)
     model, optimizer, lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
-    first = resume_from(accelerator, ema, Path(args.output_dir), args.resume_from_checkpoint)
+    first = resume_from(accelerator, ema, clock, Path(args.output_dir), args.resume_from_checkpoint)
     accelerator.init_trackers("training", config={name: str(value) for name, value in vars(args).items()})
 
     def export_averaged(step):
@@ -56,9 +59,15 @@ def train(args, accelerator, model, batch_of, loss_of, export, weight_decay=1e-4
         mininterval=5,
         disable=not accelerator.is_main_process,
     )
-    step, skipped, finished = first, 0, part_done(args, first) >= 1
+    step, skipped, finished = first, 0, clock.part_done(first) >= 1
+    if finished and not first:
+        raise SystemExit(
+            f"The {args.max_train_minutes:g} minutes were over before the first step. Give more; what was encoded is "
+            "kept, and is not encoded again."
+        )
     if finished:
         export_averaged(first)  # the run was killed between the last checkpoint and the end of its export
+    clock.begin()
     while not finished:
         for part in range(args.gradient_accumulation_steps):
             batch = tuple(tensor.to(accelerator.device, non_blocking=True) for tensor in next(batches))
@@ -66,12 +75,11 @@ def train(args, accelerator, model, batch_of, loss_of, export, weight_decay=1e-4
             loss, figures, is_finite = accumulate_step(
                 accelerator, model, optimizer, lr_scheduler, partial(loss_of, model, batch, rng, step)
             )
-            skipped = 0 if is_finite else skipped + 1
+        skipped = 0 if is_finite else skipped + 1  # of the last part, in which the gradients are complete
         if skipped >= MAX_SKIPPED_STEPS:
             raise SystemExit(
-                f"The gradient was NaN or infinite in {skipped} batches running, the last in step {step}. Start anew "
-                "with a lower --learning_rate or --mixed_precision no, or go on from a checkpoint with "
-                "--resume_from_checkpoint latest."
+                f"The gradient was NaN or infinite in {skipped} steps running, up to step {step}. Start anew, in "
+                "another --output_dir, with a lower --learning_rate or with --mixed_precision no."
             )
         ema.step(parameters)
         progress.update()
@@ -80,25 +88,54 @@ def train(args, accelerator, model, batch_of, loss_of, export, weight_decay=1e-4
                 accelerator, progress, {"loss": loss.detach(), **figures, "lr": lr_scheduler.get_last_lr()[0]}, step
             )
         step += 1
-        finished = part_done(args, step) >= 1
+        finished = clock.part_done(step) >= 1
         if step % args.checkpointing_steps == 0 or finished:
             path = Path(args.output_dir) / f"checkpoint-{step}"
             save_checkpoint(accelerator, path, args.checkpoints_total_limit)
             export_averaged(step)
+    progress.close()
     accelerator.end_training()
 
 
-def part_done(args, step: int) -> float:
-    """How much of a training is done after `step` steps: 1 is all. With `--max_train_minutes` the clock tells it."""
-    if args.max_train_minutes:
-        return (time.monotonic() - STARTED) / 60 / args.max_train_minutes
-    return step / args.max_train_steps
+class TrainingClock:
+    """Tells how much of a training is done: of its steps, or of its minutes with `--max_train_minutes`.
+
+    The minutes count from the start of the script. Checkpoints hold those that were used, and a resumed run goes on
+    with the rest.
+    """
+
+    def __init__(self, args):
+        self.args = args
+        self.used, self.begun = 0.0, None  # seconds of earlier starts; the part that was over before the first step
+
+    @property
+    def seconds(self) -> float:
+        return self.used + time.monotonic() - STARTED
+
+    def part_done(self, step: int) -> float:
+        """After `step` steps; 1 is all."""
+        minutes = self.args.max_train_minutes
+        return self.seconds / 60 / minutes if minutes else step / self.args.max_train_steps
+
+    def begin(self) -> None:
+        if self.begun is None:
+            self.begun = self.part_done(0)
+
+    def part_of_training(self) -> float:
+        """Of the minutes, without those before the first step: from 0 to 1."""
+        begun = self.begun or 0.0
+        return min(1.0, max(0.0, (self.part_done(0) - begun) / (1 - begun)))
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds, "begun": self.begun}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.used, self.begun = state["seconds"], state["begun"]
 
 
-def make_lr_scheduler(args, optimizer, num_processes):
-    """The schedule of the learning rate over the steps, or along the clock with `--max_train_minutes`."""
-
-    def over_steps(optimizer):
+def make_lr_scheduler(args, optimizer, num_processes, clock):
+    """The schedule of the learning rate over the steps, or along the clock after `lr_warmup_steps` steps."""
+    if not args.max_train_minutes:
         # accelerate steps the schedule once for each process.
         return get_scheduler(
             args.lr_scheduler,
@@ -106,17 +143,20 @@ def make_lr_scheduler(args, optimizer, num_processes):
             num_warmup_steps=args.lr_warmup_steps * num_processes,
             num_training_steps=args.max_train_steps * num_processes,
         )
-
-    if not args.max_train_minutes:
-        return over_steps(optimizer)
-    (factor_at,) = over_steps(torch.optim.SGD([torch.zeros(1)])).lr_lambdas
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: factor_at(min(1.0, part_done(args, step)) * args.max_train_steps)
+    nominal = get_scheduler(
+        args.lr_scheduler, torch.optim.SGD([torch.zeros(1)]), num_warmup_steps=0, num_training_steps=CLOCK_STEPS
     )
+    (factor_at,) = nominal.lr_lambdas
+
+    def factor(step):
+        warmup = min(1.0, step / args.lr_warmup_steps) if args.lr_warmup_steps else 1.0
+        return warmup * factor_at(clock.part_of_training() * CLOCK_STEPS)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 class Batches(Dataset):
-    """The batch that `batch_of` draws for each step and part of a step, in the order of training."""
+    """The batch that `batch_of` draws at index step x gradient_accumulation_steps + part."""
 
     def __init__(self, args, batch_of, process_index):
         self.args, self.batch_of, self.process_index = args, batch_of, process_index
@@ -128,11 +168,14 @@ class Batches(Dataset):
 
 def load_batches(args, accelerator, batch_of, first: int) -> DataLoader:
     """The batches from step `first` on, without an end."""
+    can_fork = "fork" in multiprocessing.get_all_start_methods()  # workers share the photos in memory
+    num_workers = args.dataloader_num_workers if can_fork else 0
     return DataLoader(
         Batches(args, batch_of, accelerator.process_index),
         batch_size=None,
         sampler=count(first * args.gradient_accumulation_steps),
-        num_workers=args.dataloader_num_workers,
+        num_workers=num_workers,
+        multiprocessing_context="fork" if num_workers else None,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # torch's own stays as a resumed run finds it
     )

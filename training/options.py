@@ -69,8 +69,9 @@ def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
     parser.add_argument(
         "--max_train_minutes",
         type=float,
-        help="End after so many minutes, counted from the start of the script, and not after a number of steps. The "
-        "learning rate then follows the clock. For a machine that is yours for a while; in one process only.",
+        help="End after so many minutes, not after a number of steps: for a machine that is yours for a while. They "
+        "count from the start of the script, reading and encoding included; the last checkpoint and what is measured "
+        "of the result come after them. The learning rate follows the clock. In one process only.",
     )
     add("--train_batch_size", int, "For each process.")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
@@ -88,7 +89,8 @@ def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
         "--dataloader_num_workers",
         type=int,
         default=min(8, os.cpu_count() or 1) if has_gpu() else 0,
-        help="Processes that read photos and draw batches. Default: up to 8 with a GPU, 0 without.",
+        help="Processes that read photos and draw batches, for each process that trains. Default: up to 8 with a GPU, "
+        "0 without.",
     )
     parser.add_argument("--seed", type=int, default=0)
     add("--checkpointing_steps", int, "A checkpoint, and the result so far, each so many steps.")

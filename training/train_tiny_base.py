@@ -80,6 +80,10 @@ def parse_args():
     args = parser.parse_args()
     if not 1 <= args.focus_below <= 1000:
         parser.error(f"--focus_below must be a timestep from 1 to 1000, got {args.focus_below}.")
+    if (args.new_unet or args.new_text_encoder) and not args.pretrained_base:
+        parser.error("--new_unet and --new_text_encoder need --pretrained_base; without it both are new.")
+    if args.new_unet and args.new_text_encoder:
+        parser.error("Give --new_unet or --new_text_encoder; for both anew, leave out --pretrained_base.")
     return args
 
 

@@ -74,6 +74,8 @@ def parse_args():
     parser.add_argument("--adversarial_start", type=int, default=200, help="Steps of the discriminator alone.")
     add_training_arguments(parser, cpu=DEFAULTS)
     args = parser.parse_args()
+    if not 0 <= args.equivariance <= 1:
+        parser.error(f"--equivariance must be from 0 to 1, got {args.equivariance}.")
     if args.resolution % (32 if args.equivariance else 8):
         parser.error(f"--resolution must be a multiple of 8 (of 32 with --equivariance), got {args.resolution}.")
     return args
@@ -97,10 +99,14 @@ def standardisation_loss(latents):
 
 
 def random_transform(rng, share):
-    """Mirror, or reduce to a half or three quarters, with the chance `share`: a function of pictures or latents.
+    """Mirror, or reduce to a half or three quarters, with the chance `share`.
 
     A VAE that is asked for the transformed picture when its latents are transformed has smoother latents, which are
-    easier to learn and to code (EQ-VAE, arXiv 2502.09509, Eq. 5). None: nothing is to be transformed.
+    easier to learn and to code (EQ-VAE, arXiv 2502.09509).
+
+    Returns:
+        `Callable`, *optional*: Takes pictures or latents (B, C, H, W) and gives them mirrored, or (B, C, sH, sW) in
+        float32. None: nothing is to be transformed.
     """
     if rng.random() >= share:
         return None
@@ -149,11 +155,13 @@ def make_vae(args):
 
 
 def random_crops(photos, args, rng):
-    """Random crops, one uint8 tensor of shape (B, 3, resolution, resolution) in a tuple."""
-    crops = [
-        random_crop(photos[rng.integers(len(photos))], args.resolution, rng) for _ in range(args.train_batch_size)
-    ]
-    return (torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2),)  # channels_last
+    """Random crops, half of them mirrored: a uint8 tensor of shape (B, 3, resolution, resolution), in a tuple."""
+    crops = []
+    for _ in range(args.train_batch_size):
+        photo = torch.from_numpy(photos[rng.integers(len(photos))]).permute(2, 0, 1)
+        crop = random_crop(photo, args.resolution, rng)
+        crops.append(crop.flip(-1) if rng.integers(2) else crop)
+    return (torch.stack(crops).contiguous(memory_format=torch.channels_last),)
 
 
 def vae_loss(model, image, args, perceptual, rng, step):

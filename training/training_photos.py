@@ -162,16 +162,6 @@ def load_photo_arrays(photos, min_side, max_side):
 
 
 def random_crop(array, size, rng):
-    """Cut a window of (size, size) at a random place.
-
-    Args:
-        array (`np.ndarray` of shape (H, W, 3) or `torch.Tensor` of shape (4, H, W)): A photo, which is mirrored half
-            of the time, or latents, which are not: `load_latents` tells why.
-    """
-    is_photo = isinstance(array, np.ndarray)
-    height, width = array.shape[:2] if is_photo else array.shape[-2:]
-    top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
-    rows, columns = slice(top, top + size), slice(left, left + size)
-    if not is_photo:
-        return array[:, rows, columns]
-    return array[rows, columns][:, ::-1] if rng.integers(2) else array[rows, columns]
+    """A window (C, size, size) at a random place of a photo or of latents, a `torch.Tensor` of shape (C, H, W)."""
+    top, left = (rng.integers(side - size + 1) for side in array.shape[1:])
+    return array[:, top : top + size, left : left + size]

@@ -3,9 +3,11 @@
 import math
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 
 class OneWeight(torch.nn.Module):
@@ -24,10 +26,12 @@ def run(tmp_path):
     def run(batch_of, loss=lambda predicted: predicted.square().mean(), **options):
         from loop import train
 
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._shared_state.clear()
         args = Namespace(
             learning_rate=0.1, lr_scheduler="constant", lr_warmup_steps=0, max_train_steps=6, max_train_minutes=None,
             gradient_accumulation_steps=1, dataloader_num_workers=0, ema_decay=0.5, seed=0, checkpointing_steps=100,
-            checkpoints_total_limit=None, resume_from_checkpoint=None, output_dir=tmp_path / "run",
+            checkpoints_total_limit=None, resume_from_checkpoint=None, output_dir=run.folder,
         )  # fmt: skip
         vars(args).update(options)
         model, seen = OneWeight(), []
@@ -37,21 +41,27 @@ def run(tmp_path):
             return loss(model(batch[0])), {}
 
         exported = []
-        train(args, Accelerator(cpu=True), model, batch_of, loss_of, lambda model, step: exported.append(step), 0.0)
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=args.gradient_accumulation_steps)
+        train(args, accelerator, model, batch_of, loss_of, lambda model, step: exported.append(step), 0.0)
         return seen, float(model.weight.detach()), exported
 
+    run.folder = tmp_path / "run"
     return run
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_those_of_their_step(workers, run):
-    """Whoever draws them, and wherever a run starts: the generator is seeded by the step."""
-    import numpy as np
+def test_batches_are_those_of_their_step(run):
+    """Whoever draws them, and wherever a run starts: a resumed run is the uninterrupted one, to the last bit."""
 
-    seen, _, exported = run(lambda rng: (torch.tensor([rng.random()]),), dataloader_num_workers=workers)
-    expected = [np.random.default_rng((0, step, 0, 0)).random() for step in range(6)]
+    def batch_of(rng):
+        return (torch.tensor([rng.random()]),)
+
+    options = {"gradient_accumulation_steps": 2, "checkpointing_steps": 4}
+    seen, weight, exported = run(batch_of, **options)
+    expected = [np.random.default_rng((0, step, part, 0)).random() for step in range(6) for part in range(2)]
     assert [value for value, _ in seen] == pytest.approx(expected, rel=1e-6)
-    assert exported == [6]
+    assert exported == [4, 6]
+    again = run(batch_of, dataloader_num_workers=2, resume_from_checkpoint=run.folder / "checkpoint-4", **options)
+    assert again == (seen[8:], weight, [6])
 
 
 def test_a_batch_that_gives_nan_changes_nothing(run):
@@ -63,27 +73,48 @@ def test_a_batch_that_gives_nan_changes_nothing(run):
     assert weights[0] > weights[1] > weights[3] > weights[5] > weights[6]
 
 
-def test_a_run_of_nan_ends_with_advice(run):
-    with pytest.raises(SystemExit, match="20 batches running, the last in step 19.*--learning_rate"):
-        run(lambda rng: (torch.tensor([math.nan]),), max_train_steps=50)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_run_of_nan_ends_with_advice(parts, run):
+    with pytest.raises(SystemExit, match="20 steps running, up to step 19.*--learning_rate"):
+        run(lambda rng: (torch.tensor([math.nan]),), max_train_steps=50, gradient_accumulation_steps=parts)
 
 
-def test_the_clock_ends_a_run_and_lowers_its_learning_rate(run, monkeypatch):
-    """A second a step: with AdamW and a loss of constant sign, each step is as long as the learning rate."""
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, which stands still: seconds since the start of the script."""
     import loop
 
-    now = [100.0]
+    now = [0.0]
     monkeypatch.setattr(loop, "STARTED", 100.0)
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: 100.0 + now[0])
+    return now
+
+
+def test_the_clock_ends_a_run_and_lowers_its_learning_rate(run, clock):
+    """A second a step, after five seconds of reading; resumed, the seconds go on.
+
+    With AdamW and a loss of constant sign, each step is as long as the learning rate.
+    """
 
     def batch_of(rng):
-        now[0] += 1.0
+        clock[0] += 1.0
         return (torch.ones(1),)
 
-    seen, weight, exported = run(
-        batch_of, loss=lambda predicted: predicted.mean(), max_train_minutes=10 / 60, lr_scheduler="linear"
-    )
-    assert len(seen) == 10 and exported == [10]
+    options = {"loss": lambda predicted: predicted.mean(), "max_train_minutes": 15 / 60, "lr_scheduler": "linear"}
+    options |= {"lr_warmup_steps": 2, "checkpointing_steps": 6}
+    clock[0] = 5.0
+    seen, weight, exported = run(batch_of, **options)
+    assert len(seen) == 10 and exported == [6, 10]
     weights = [w for _, w in seen] + [weight]
     steps = [before - after for before, after in zip(weights, weights[1:], strict=False)]
-    assert steps == pytest.approx([0.1] + [0.1 * (1 - second / 10) for second in range(1, 10)], rel=1e-3)
+    expected = [0.0, 0.05 * 0.9] + [0.1 * (1 - second / 10) for second in range(2, 10)]
+    assert steps == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    clock[0] = 0.0
+    again = run(batch_of, resume_from_checkpoint=run.folder / "checkpoint-6", **options)
+    assert again[0] == seen[6:] and again[1] == pytest.approx(weight)
+
+
+def test_a_clock_that_runs_out_before_the_first_step_is_an_error(run, clock):
+    clock[0] = 61.0
+    with pytest.raises(SystemExit, match="1 minutes were over before the first step"):
+        run(lambda rng: (torch.ones(1),), max_train_minutes=1.0)

@@ -35,6 +35,31 @@ def test_a_widened_vae_is_the_same_function(photo):
         widen_vae(large, small)
 
 
+def test_transforms_are_those_of_pillow(photo):
+    """Mirrored, halved or reduced to three quarters in the share of draws that is asked for; else untouched."""
+    from train_tiny_vae import random_transform
+
+    photo = photo.crop((0, 0, 128, 96))
+    image = torch.tensor(np.asarray(photo)).permute(2, 0, 1)[None].float()
+    expected = {
+        "mirrored": photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "half": photo.resize((64, 48), Image.Resampling.BILINEAR),
+        "three quarters": photo.resize((96, 72), Image.Resampling.BILINEAR),
+    }
+    rng, seen = np.random.default_rng(0), dict.fromkeys([*expected, "untouched"], 0)
+    for _ in range(400):
+        transform = random_transform(rng, 0.4)
+        if transform is None:
+            seen["untouched"] += 1
+            continue
+        pixels = transform(image)[0].permute(1, 2, 0).numpy()
+        name = {128: "mirrored", 64: "half", 96: "three quarters"}[pixels.shape[1]]
+        np.testing.assert_allclose(pixels, np.asarray(expected[name]), atol=1.5)
+        seen[name] += 1
+    assert 200 < seen["untouched"] < 280 and 50 < seen["mirrored"] < 110
+    assert all(20 < seen[name] < 60 for name in ("half", "three quarters"))
+
+
 @pytest.mark.parametrize(
     "rgb, name",
     [((0.9, 0.1, 0.1), "red"), ((0.1, 0.2, 0.9), "blue"), ((0.05, 0.05, 0.1), "black"), ((0.5, 0.5, 0.5), "gray")]
