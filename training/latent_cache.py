@@ -77,7 +77,7 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0, mirror
         accelerator: Its precision is used where that is bf16.
         num_workers (`int`): Processes that read and resize photos, for each process that encodes.
         mirror (`bool`): Encode the mirror image of each photo too. Mirroring its latents would not do: in rsic-tiny
-            they differ from those of the mirrored photo by 44 % of the latents' variance.
+            they differ from those of the mirrored photo by a third of the latents' variance.
 
     Raises:
         SystemExit: No photo is left, or the VAE gives NaN.

@@ -53,7 +53,7 @@ def test_a_codec_that_was_never_measured_says_what_to_do():
 
 def test_rsic_tiny_was_measured_on_photos_like_others(encoder, photo):
     """Its error on a whole photo that it was not measured on, within a factor of two (a wrong unit would be four times
-    off); and lambda as its training had it, 0.14085 exp(8.2 M) / 0.7628."""
+    off); and lambda as its training had it, 0.14085 exp(8.2 M) / 0.99205."""
     hsvlc = encoder.hsvlc
     with torch.no_grad():
         latents = encode_image(encoder.vae, encoder.image_processor.preprocess(photo))
@@ -62,7 +62,7 @@ def test_rsic_tiny_was_measured_on_photos_like_others(encoder, photo):
         data = hsvlc.compress(latents, weight_map).data
         error = (hsvlc.decompress(data, weight_map, latents.shape[-2:]) - latents).square().mean()
         assert 0.5 < float(hsvlc.error_at(weight_map).mean() / error) < 2
-        expected = 0.14085 * math.exp(8.2 * weight) / 0.7628
+        expected = 0.14085 * math.exp(8.2 * weight) / 0.99205
         assert float(hsvlc.lambda_at(weight_map).mean()) == pytest.approx(expected, rel=1e-3)
 
 
