@@ -53,11 +53,6 @@ def parse_args():
         action="store_true",
         help="With --pretrained_base: its UNet goes on, its captions start anew.",
     )
-    parser.add_argument(
-        "--new_unet",
-        action="store_true",
-        help="With --pretrained_base: its captions go on, its UNet starts anew, with --block_out_channels.",
-    )
     parser.add_argument("--text_width", type=int, default=128, help="Width of the text encoder.")
     parser.add_argument("--vocab_size", type=int, default=3000)
     parser.add_argument("--resolution", type=int, default=256, help="Side of the training crops, in pixels.")
@@ -80,15 +75,13 @@ def parse_args():
     args = parser.parse_args()
     if not 1 <= args.focus_below <= 1000:
         parser.error(f"--focus_below must be a timestep from 1 to 1000, got {args.focus_below}.")
-    if (args.new_unet or args.new_text_encoder) and not args.pretrained_base:
-        parser.error("--new_unet and --new_text_encoder need --pretrained_base; without it both are new.")
-    if args.new_unet and args.new_text_encoder:
-        parser.error("Give --new_unet or --new_text_encoder; for both anew, leave out --pretrained_base.")
+    if args.new_text_encoder and not args.pretrained_base:
+        parser.error("--new_text_encoder needs --pretrained_base; without it all is new.")
     return args
 
 
-def build_text_encoder(args, tokenizer):
-    return CLIPTextModel(
+def build_models(args, tokenizer):
+    text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=args.text_width,
@@ -100,30 +93,26 @@ def build_text_encoder(args, tokenizer):
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-
-
-def build_unet(args, text_width):
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=args.resolution // 8,
         block_out_channels=tuple(args.block_out_channels),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=text_width,
+        cross_attention_dim=args.text_width,
         attention_head_dim=8,
         norm_num_groups=16,
     )
+    return text_encoder, unet
 
 
 def make_base(args, labels):
     """Tokenizer, text encoder and UNet: new ones, or those of `--pretrained_base`."""
     if not args.pretrained_base:
         tokenizer = train_tokenizer(labels, args.vocab_size)
-        return tokenizer, build_text_encoder(args, tokenizer), build_unet(args, args.text_width)
+        return tokenizer, *build_models(args, tokenizer)
     tokenizer = CLIPTokenizer.from_pretrained(args.pretrained_base, subfolder="tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(args.pretrained_base, subfolder="text_encoder").float()
-    if args.new_unet:
-        return tokenizer, text_encoder, build_unet(args, text_encoder.config.hidden_size)
     unet = UNet2DConditionModel.from_pretrained(args.pretrained_base, subfolder="unet").float()
     if args.new_text_encoder:
         with torch.no_grad():

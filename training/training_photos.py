@@ -161,7 +161,7 @@ def load_photo_arrays(photos, min_side, max_side):
         raise ValueError("No readable photo was found.")
 
 
-def random_crop(array, size, rng):
+def random_crop(picture, size, rng):
     """A window (C, size, size) at a random place of a photo or of latents, a `torch.Tensor` of shape (C, H, W)."""
-    top, left = (rng.integers(side - size + 1) for side in array.shape[1:])
-    return array[:, top : top + size, left : left + size]
+    top, left = (rng.integers(side - size + 1) for side in picture.shape[1:])
+    return picture[:, top : top + size, left : left + size]

@@ -82,11 +82,11 @@ def test_a_run_of_nan_ends_with_advice(parts, run):
 @pytest.fixture
 def clock(monkeypatch):
     """The time, which stands still: seconds since the start of the script."""
-    import loop
+    import clock
 
     now = [0.0]
-    monkeypatch.setattr(loop, "STARTED", 100.0)
-    monkeypatch.setattr(loop.time, "monotonic", lambda: 100.0 + now[0])
+    monkeypatch.setattr(clock, "STARTED", 100.0)
+    monkeypatch.setattr(clock.time, "monotonic", lambda: 100.0 + now[0])
     return now
 
 
