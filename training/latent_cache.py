@@ -29,6 +29,7 @@ SHARD_PHOTOS = 256
 SHARD_SECONDS = 120  # at most so much work is lost by a kill
 MAX_PENDING_PHOTOS = 128
 VARIANCE_PHOTOS = 2000
+MIRRORED = "-mirrored"  # ends the key of a mirror image
 PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 22}  # of the photos that the VAE encodes together
 
 
@@ -63,6 +64,10 @@ class CachedLatents:
             self.files[path] = file, json.loads(file.metadata()["about"])
         file, about = self.files[path]
         return file.get_tensor(key), label, about[key]
+
+    def is_mirror_image(self, i: int) -> bool:
+        """Whether the `i`-th are the latents of a photo's mirror image."""
+        return self.entries[i][0].endswith(MIRRORED)
 
 
 def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0, mirror=False) -> CachedLatents:
@@ -161,7 +166,7 @@ class ShardWriter:
 
     def flush(self) -> None:
         if self.tensors:
-            path = self.folder / f"{min(self.tensors)[:16]}-{self.process_index}.safetensors"
+            path = self.folder / f"{min(self.tensors)}-{self.process_index}.safetensors"
             part = path.with_suffix(f".part-{os.getpid()}")
             save_file(self.tensors, part, metadata={"about": json.dumps(self.about)})
             part.replace(path)
@@ -211,8 +216,8 @@ class _Reader:
         source, label = photo
         try:
             data = source if isinstance(source, bytes) else source.read_bytes()
-            names = [self.name, f"{self.name}, mirrored"] if self.mirror else [self.name]
-            keys = [hashlib.sha256(name.encode() + data).hexdigest() for name in names]
+            key = hashlib.sha256(self.name.encode() + data).hexdigest()
+            keys = [key, key + MIRRORED] if self.mirror else [key]
             if self.known.issuperset(keys):
                 return [ReadPhoto(key, label) for key in keys]
             prepared = self.prepare(open_image(data))

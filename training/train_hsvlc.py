@@ -149,8 +149,9 @@ def load_all_latents(args, accelerator, vae):
         held_out = load_latents(vae, find_photos([args.validation_dir]), FitPhoto(64, args.max_side), **shared)
     latents = load_latents(vae, photos, FitPhoto(args.resolution, args.max_side), **shared, mirror=True)
     source = held_out or latents
-    measured = [source[i][0] for i in range(0, len(source), max(1, len(source) // args.measured_photos))]
-    return latents, measured[: args.measured_photos]
+    unmirrored = [i for i in range(len(source)) if not source.is_mirror_image(i)]
+    measured = unmirrored[:: max(1, len(unmirrored) // args.measured_photos)][: args.measured_photos]
+    return latents, [source[i][0] for i in measured]
 
 
 def export_codec(args, accelerator, hsvlc, vae, latents, variance, step):
