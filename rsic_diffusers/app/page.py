@@ -13,7 +13,7 @@ from ..commands.errors import as_sentence
 from ..description.captioners import describe
 from ..files import write_file
 from ..metadata import save_picture
-from ..referring.weight_map import DEFAULT_WEIGHT
+from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from . import inputs, work
 from .limits import (
     MAX_BOXES,
@@ -35,7 +35,7 @@ Model: {model}."""
 EXAMPLE_CAPTION = "a woman in a navy uniform and cap in front of a flag"
 EXAMPLE_BOX = {"xmin": 150, "ymin": 40, "xmax": 370, "ymax": 310}
 BOX_COLOUR = "rgb(255, 196, 0)"  # as the annotator itself sends it
-WEIGHT = round(DEFAULT_WEIGHT, 2)
+WEIGHT, BACKGROUND = round(DEFAULT_WEIGHT, 2), round(DEFAULT_BACKGROUND, 2)
 PROGRESS = gr.Progress()  # gradio looks for it among the defaults of a function
 STYLE = Path(__file__).with_name("style.css")
 
@@ -259,7 +259,7 @@ def _settings_controls(encoder, photo) -> list:
         info="Fidelity M of what is marked, or of the whole photo if nothing is.",
         elem_id="quality",
     )
-    background = gr.Slider(0, 1, 0, step=0.01, label="Background", info="Fidelity M of what is not marked.")
+    background = gr.Slider(0, 1, BACKGROUND, step=0.01, label="Background", info="Fidelity M of what is not marked.")
     has_budget = gr.Checkbox(label="Keep to a budget of bytes; qualities are moved up or down to meet it")
     budget = gr.Number(600, label="Bytes", precision=0, visible=False)
     has_budget.change(

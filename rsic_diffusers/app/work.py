@@ -78,7 +78,7 @@ class Settings:
     Args:
         caption (`str`, *optional*): None asks the captioner.
         weight (`float`): M everywhere, if nothing is marked.
-        background (`float`): M outside of what is marked.
+        background (`float`, *optional*): M outside of what is marked.
         target_bytes (`float`, *optional*): Budget.
         refines (`bool`): Whether to refine the latents.
         comparisons (`list[str]`): Of `COMPARISONS`.
@@ -86,7 +86,7 @@ class Settings:
 
     caption: str | None
     weight: float
-    background: float = 0.0
+    background: float | None = None
     target_bytes: float | None = None
     refines: bool = False
     comparisons: list[str] = field(default_factory=list)
@@ -116,7 +116,7 @@ def encode(encoder, decoder, photo: Image.Image, demands: list[Demand], settings
         caption=settings.caption,
         referring=demands or None,
         weight=settings.weight,
-        background=settings.background if demands else 0.0,
+        background=settings.background if demands else None,
         target_bytes=settings.target_bytes,
         refinement_steps=REFINEMENT_STEPS if settings.refines else 0,
     )

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..referring.weight_map import DEFAULT_WEIGHT
+from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from . import BaseRSICCommand
 from .arguments import (
     base_model_arguments,
@@ -80,7 +80,7 @@ class EncodeCommand(BaseRSICCommand):
         for note in without_effect(args, asked, listed):
             print(f"rsic encode: {note}", file=sys.stderr)
         if not refers_to_a_part(asked, listed):
-            asked["background"] = 0.0  # said above; the encoder need not say it for each photo
+            asked["background"] = None  # said above; the encoder need not say it for each photo
         if args.photo != STANDARD and Path(args.photo).is_dir():
             return _encode_folder(args, asked, listed)
         return _encode_photo(args, asked, listed)
@@ -120,7 +120,11 @@ def _add_demand_arguments(parser) -> None:
         default=DEFAULT_WEIGHT,
         help=f"fidelity there (or everywhere), 0 to 1 ({DEFAULT_WEIGHT:.3f})",
     )
-    parser.add_argument("--background", type=float, default=0.0, help="fidelity elsewhere, 0 to 1 (0)")
+    parser.add_argument(
+        "--background",
+        type=float,
+        help=f"fidelity elsewhere, 0 to 1 ({DEFAULT_BACKGROUND:.3f}; 0: all of it is imagined)",
+    )
     parser.add_argument("--levels", type=int, default=8, help="levels of the map, 2 to 8 (8)")
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..bitstream import DEFAULT_MAX_SIDE
-from ..referring.weight_map import DEFAULT_WEIGHT
+from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from . import BaseRSICCommand
 from .arguments import model_arguments, parse_named_folder, parse_variant
 from .loading import find_device
@@ -62,6 +62,12 @@ def add_row_options(group) -> None:
         metavar="W",
         help="M where it matters; the first is that of tables, the others add points to the curves "
         f"({DEFAULT_WEIGHT:.3f})",
+    )
+    group.add_argument(
+        "--background",
+        type=float,
+        metavar="W",
+        help=f"M elsewhere ({DEFAULT_BACKGROUND:.3f}, 0 beside weights of no more than that); the paper's is 0",
     )
     group.add_argument(
         "--presets",
@@ -156,6 +162,7 @@ class EvaluateCommand(BaseRSICCommand):
             output,
             model=args.model,
             weights=args.weights,
+            background=args.background,
             presets=args.presets or [None],
             with_ablations=args.ablations,
             variants=args.variant,

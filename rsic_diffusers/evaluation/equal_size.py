@@ -10,7 +10,7 @@ def encode_at_size(encoder, image, num_bytes: int, **arguments):
 
 
 def pair_at_equal_size(encoder, image, box, weight=1.0, **arguments):
-    """Encode in referring mode, and in global mode with as many bytes.
+    """Encode in referring mode, with M = 0 outside the box as in the paper, and in global mode with as many bytes.
 
     Args:
         encoder ([`RSICEncoderPipeline`]).
@@ -20,5 +20,5 @@ def pair_at_equal_size(encoder, image, box, weight=1.0, **arguments):
     Returns:
         `tuple[RSICEncoderOutput, RSICEncoderOutput]`: Referring and global.
     """
-    referring = encoder(image, box=box, weight=weight, **arguments)
+    referring = encoder(image, box=box, weight=weight, background=0.0, **arguments)
     return referring, encode_at_size(encoder, image, len(referring.bitstream), **arguments)

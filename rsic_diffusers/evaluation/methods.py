@@ -14,7 +14,7 @@ class Method:
     Args:
         name (`str`)
         encoding (`str`): How the file is made at the weight w.
-            "referring": M = w in the region, 0 elsewhere.
+            "referring": M = w in the region, and the evaluation's background elsewhere.
             "global": M constant, with as many bytes as the referring file; M = w where nothing is referred to.
             "without GDE": As referring, without a caption.
             "without RGE": M = 0 everywhere: the caption and the coarsest codes alone.

@@ -28,6 +28,7 @@ class EvaluationPlan:
         model (`str`): Folder, Hub id or embedded model.
         weights (`list[float]`): M in the region. The first is that of tables, presets and ablations; the others only
             add points to the curves.
+        background (`float`, *optional*): M outside the region; by default the encoder's.
         presets (`list[str | None]`): Of the decoder; None is the model's own settings. Ablations are of the first.
         with_ablations (`bool`): See [`ablations`].
         variants (`list[tuple[str, dict]]`): More rows: names, and arguments of the decoder over the first preset's.
@@ -49,6 +50,7 @@ class EvaluationPlan:
     output: Path
     model: str = "rsic-tiny"
     weights: list[float] = field(default_factory=lambda: [DEFAULT_WEIGHT])
+    background: float | None = None
     presets: list[str | None] = field(default_factory=lambda: [None])
     with_ablations: bool = False
     variants: list[tuple[str, dict]] = field(default_factory=list)
@@ -68,6 +70,8 @@ class EvaluationPlan:
         self.weights, self.presets = list(dict.fromkeys(self.weights)), list(dict.fromkeys(self.presets))
         for weight in self.weights:
             check_weight("weight", weight)
+        if self.background is not None:
+            check_weight("background", self.background)
         unknown = [preset for preset in self.presets if preset not in (None, *PRESETS)]
         if unknown:
             raise ValueError(f"There is no preset {', '.join(unknown)}; choose from {', '.join(PRESETS)}.")

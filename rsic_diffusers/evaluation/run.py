@@ -57,6 +57,7 @@ class Evaluation(EvaluationPlan):
                 "refinement_steps": self.refinement_steps,
                 "referring_model": self.referring_model,
                 "photo": [photo.checksum(), photo.caption, photo.phrase, photo.box],
+                "background": self.background,
             }
             if encoding == "global" and self.has_regions:
                 settings["num_bytes"] = self._made_file(photo, "referring", weight).get("bytes")
@@ -69,20 +70,22 @@ class Evaluation(EvaluationPlan):
         if encoding == "global" and self.has_regions and num_bytes is None:
             raise ValueError("The file of referring mode, whose size it takes, was not made.")
         image = photo.open()
+        refers = encoding not in ("global", "without RGE")
+        demand = photo.demand(image.size, bool(self.referring_model)) if refers else None
         common = {
             "caption": "" if encoding == "without GDE" else photo.caption,
+            "referring": demand,
+            "weight": 0.0 if encoding == "without RGE" else weight,
+            "background": self.background if demand else None,
             "max_side": self.max_side,
             "refinement_steps": self.refinement_steps,
         }
         figures = {}
-        demand = photo.demand(image.size, bool(self.referring_model)) if encoding != "global" else None
         if num_bytes is not None:  # many tries, whose time says nothing
-            out = encode_at_size(encoder, image, num_bytes, referring=demand, weight=weight, **common)
+            out = encode_at_size(encoder, image, num_bytes, **common)
         else:
-            if encoding == "without RGE":
-                demand, weight = None, 0.0
             start = time.perf_counter()
-            out = encoder(image, referring=demand, weight=weight, **common)
+            out = encoder(image, **common)
             figures["encode_seconds"] = time.perf_counter() - start
         out.save(path)
         return {"bytes": len(out.bitstream), "bpp": out.bpp, **out.breakdown, **figures}

@@ -29,7 +29,7 @@ class EncoderSettings:
     """
 
     weight: float
-    background: float
+    background: float | None
     levels: int
     mode: str | None
     fallback: str | None
@@ -44,7 +44,8 @@ class EncoderSettings:
 
     def __post_init__(self):
         check_weight("weight", self.weight)
-        check_weight("background", self.background)
+        if self.background is not None:
+            check_weight("background", self.background)
         check_levels(self.levels)
         if self.mode not in (None, "global", "referring"):
             raise ValueError(f'mode must be "global", "referring" or None, got {self.mode!r}.')

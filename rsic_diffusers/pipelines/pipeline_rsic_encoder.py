@@ -19,9 +19,9 @@ from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
 from ..referring.budget import MAX_ENCODES, fit_budget, move_weights
 from ..referring.demands import (
-    DEFAULT_BACKGROUND,
     MAX_LEVELS,
     Demand,
+    choose_background,
     collect_demands,
     make_weight_map,
     weigh_pixels,
@@ -202,23 +202,24 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         found, heat_maps = self._find_phrases(photo, settings)
         if not found:
             weight = max((demand.weight for demand in photo.demands), default=settings.weight)
-            if settings.background > 0:
+            if settings.background:
                 logger.warning(
                     f"background={settings.background:g} has no effect: no part of the photo is referred to."
                 )
             photo.weight_map = WeightMap.constant(weight, *photo.coded_size)
             photo.pixel_weights = expand_to_pixels(photo.weight_map.values, *photo.coded_size)
             return
+        background = choose_background(found) if settings.background is None else settings.background
         for demand in found:
-            if demand.weight <= settings.background:
+            if settings.background is not None and demand.weight <= background:
                 logger.warning(
-                    f"A demand of weight {demand.weight:g} has no effect: the background has {settings.background:g}."
+                    f"A demand of weight {demand.weight:g} has no effect: the background has {background:g}."
                 )
         make_map = weigh_pixels if settings.refinement_steps else make_weight_map
         result = make_map(
             *photo.size,
             found,
-            background=settings.background,
+            background=background,
             levels=settings.levels,
             coded_size=photo.coded_size,
             locate=heat_maps.get,
@@ -307,7 +308,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         point=None,
         mask=None,
         weight: float = DEFAULT_WEIGHT,
-        background: float = DEFAULT_BACKGROUND,
+        background: float | None = None,
         levels: int = MAX_LEVELS,
         mode: str | None = None,
         fallback: str | None = None,
@@ -340,7 +341,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 number is not 0, see `read_mask`.
             weight (`float`): M where something is referred to, in [0, 1], for what brings no weight of its own; in
                 global mode M everywhere.
-            background (`float`): The least M elsewhere, in [0, 1].
+            background (`float`, *optional*): M elsewhere, in [0, 1]. 0: the rest is imagined from next to nothing, as
+                in the paper. Default: 2/7, which keeps the rest's large shapes for about 0.004 bpp; but 0 beside a
+                demand that has no more weight than that.
             levels (`int`): L, the number of levels of M in referring mode, 2 to 8.
             mode (`str`, *optional*): "global" or "referring"; by default referring if anything is referred to.
             fallback (`str`, *optional*): "global" leaves out a phrase that is found nowhere, and codes the photo in

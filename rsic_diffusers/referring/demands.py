@@ -12,11 +12,18 @@ from PIL import Image
 
 from ..models.rate import LEVELS, SMOOTH_PROFILE
 from .regions import clip_region, cover_pixels, resize_array
-from .weight_map import DEFAULT_WEIGHT, WeightMap, expand_to_pixels, grid_size, largest_on_grid, pool_to_grid
+from .weight_map import (
+    DEFAULT_BACKGROUND,
+    DEFAULT_WEIGHT,
+    WeightMap,
+    expand_to_pixels,
+    grid_size,
+    largest_on_grid,
+    pool_to_grid,
+)
 
 
 MIN_LEVELS, MAX_LEVELS = 2, LEVELS  # of M in referring mode
-DEFAULT_BACKGROUND = 0.0
 MIN_COVERAGE = 1e-9  # keeps the logarithm finite where a demand covers nothing
 
 
@@ -93,11 +100,16 @@ def collect_demands(referring=None, box=None, point=None, mask=None, weight: flo
     return demands + ([] if mask is None else [Demand(mask=mask, weight=weight)])
 
 
+def choose_background(demands: list[Demand]) -> float:
+    """M beside the demands if the user does not say it: `DEFAULT_BACKGROUND`, or 0 if one has no more than that."""
+    return DEFAULT_BACKGROUND if all(demand.weight > DEFAULT_BACKGROUND for demand in demands) else 0.0
+
+
 def make_weight_map(
     height: int,
     width: int,
     demands: list[Demand],
-    background: float = DEFAULT_BACKGROUND,
+    background: float = 0.0,
     levels: int = MAX_LEVELS,
     coded_size: tuple[int, int] | None = None,
     locate: Callable[[str], np.ndarray] | None = None,

@@ -9,6 +9,7 @@ CELL_PIXELS = 64
 CONSTANT_STEPS = 255  # a single constant is stored as one byte
 CONSTANT_FAITHFUL = 0.5  # a picture with one M everywhere counts as faithful from this M on
 DEFAULT_WEIGHT = 5 / 7  # M where something is referred to, or everywhere in global mode; docs/RESULTS.md says why
+DEFAULT_BACKGROUND = 2 / 7  # M beside what is referred to; so does docs/RESULTS.md
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ def call(visit):
     from gradio_client import handle_file
 
     def encode(photo, typed="", caption=CAPTION, budget=None, comparisons=(), weight=0.86):
-        values = [photo and handle_file(photo), None, typed, None, 0.86, "", caption, weight, 0]
+        values = [photo and handle_file(photo), None, typed, None, 0.86, "", caption, weight, 0.29]
         values += [budget is not None, budget or 600, False, list(comparisons), *[0.86] * MAX_BOXES]
         return visit().predict(*values, api_name="/encode")
 

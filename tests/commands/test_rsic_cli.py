@@ -26,7 +26,7 @@ def rsic(*arguments):
 
 
 def test_encode_inspect_decode(photo_file, tmp_path, capsys):
-    assert rsic("encode", photo_file, "--caption", "a woman", "--box", "50,20,150,140", "--weight", "0.9") == 0
+    assert rsic("encode", photo_file, "--caption", "a woman", "--box", "50,20,150,140", "--background", "0") == 0
     file = Bitstream.read(tmp_path / "photo.rsic")
     assert file.caption == "a woman" and file.weight_map.mode == "referring"
     assert f"{(tmp_path / 'photo.rsic').stat().st_size} bytes" in capsys.readouterr().out
@@ -49,8 +49,8 @@ def test_mask_point_and_global(photo_file, tmp_path, small_photo):
     mask.paste(255, (64, 64, 128, 128))
     mask.save(tmp_path / "mask.png")
     assert rsic("encode", photo_file, "-o", tmp_path / "mask.rsic", "--mask", tmp_path / "mask.png") == 0
-    assert Bitstream.read(tmp_path / "mask.rsic").weight_map.cells.tolist() == [[0] * 4, [0, 5, 0, 0], [0] * 4]
-    assert rsic("encode", photo_file, "-o", tmp_path / "point.rsic", "--point", "32,32") == 0
+    assert Bitstream.read(tmp_path / "mask.rsic").weight_map.cells.tolist() == [[2] * 4, [2, 5, 2, 2], [2] * 4]
+    assert rsic("encode", photo_file, "-o", tmp_path / "point.rsic", "--point", "32,32", "--background", "0") == 0
     assert Bitstream.read(tmp_path / "point.rsic").weight_map.values[2].tolist() == [0] * 4
     assert rsic("encode", photo_file, "-o", tmp_path / "global.rsic", "--weight", "0.4") == 0
     assert np.allclose(Bitstream.read(tmp_path / "global.rsic").weight_map.values, 0.4)

@@ -171,7 +171,7 @@ def test_inspect_says_how_much_is_how_true(file, rsic, capsys):
     assert (high, low) == (1, 0) and (first, second) == pytest.approx((faithful, 1 - faithful))
     assert rsic("inspect", file) == 0
     shown = capsys.readouterr().out
-    assert "M = 0.71  close to the original" in shown and "M = 0.00  imagined, from the caption" in shown
+    assert "M = 0.71  close to the original" in shown and "M = 0.29  rough shapes and colours of the original" in shown
 
 
 def test_a_terminal_of_few_letters_shows_a_caption_of_many(encoder, small_photo, tmp_path):

@@ -35,7 +35,9 @@ def test_the_box_alone_is_measured_against_the_cut(photo):
 
     row = compare(encoder, decoder, image, box, weight=0.8, caption="a woman")
     assert [entry[0] for entry in asked] == [(512, 600), (512, 600), (220, 270)]
-    assert asked[0][3] == {"weight": 0.8, "caption": "a woman"} and asked[2][3] == {"caption": "a woman"}
+    assert asked[0][3] == {"weight": 0.8, "background": 0, "caption": "a woman"} and asked[2][3] == {
+        "caption": "a woman"
+    }
     assert asked[0][2] is None and asked[1][2] == asked[2][2] == pytest.approx(505)
     expected = {"referring": 4, "global": 16, "alone": 2}
     for name, error in expected.items():
@@ -66,7 +68,7 @@ def test_the_box_alone_of_a_folder(small_photo, encoder, decoder, tmp_path, caps
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert [cell.strip() for cell in mean.strip("|").split("|")][1:] == cells[1:]
     assert cells[:2] == ["one.png", f"{100 * 100 * 120 / (203 * 165):.0f} %"]
-    out = encoder(small_photo, box=box, weight=0.7, caption="a woman")
+    out = encoder(small_photo, box=box, weight=0.7, background=0, caption="a woman")
     assert cells[2] == str(len(out.bitstream))
     picture = decoder(out.bitstream, num_inference_steps=0).images[0]
     assert float(cells[5]) == pytest.approx(psnr(picture, small_photo, box), abs=0.01)

@@ -272,7 +272,12 @@ def test_ablations_differ_as_they_should(tmp_path, photo, monkeypatch):
     folder = make_folder(tmp_path / "photos", photo)
     out = tmp_path / "out"
     command = ["evaluate", str(folder), "-o", str(out), "--limit", "1", "--metrics", "psnr", "f_psnr", "--codecs"]
-    assert main([*command, "--ablations", "--variant", "half way:strength=0.5,num_inference_steps=20"]) == 0
+    assert (
+        main(
+            [*command, "--background", "0", "--ablations", "--variant", "half way:strength=0.5,num_inference_steps=20"]
+        )
+        == 0
+    )
     rows = {row["method"]: row for row in rows_of(out)}
     assert int(rows["without GDE"]["caption"]) < int(rows["referring"]["caption"])
     assert int(rows["without GDE"]["f3"]) == pytest.approx(int(rows["referring"]["f3"]), abs=1)

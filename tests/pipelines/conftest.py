@@ -16,7 +16,7 @@ LEVEL_ERROR = [0.8, 0.7, 0.6, 0.5, 0.4, 0.25, 0.15, 0.1]  # D(M) at M = 0, 1/7, 
 
 @pytest.fixture(scope="module")
 def encoded(encoder, small_photo):
-    return encoder(small_photo, caption="a woman in a cap", box=BOX, weight=1.0)
+    return encoder(small_photo, caption="a woman in a cap", box=BOX, weight=1.0, background=0)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ PICTURE = {"num_inference_steps": 0}
 
 @pytest.fixture(scope="module")
 def encoded(encoder, small_photo):
-    return encoder(small_photo, caption="a woman in a cap", box=BOX, weight=1.0)
+    return encoder(small_photo, caption="a woman in a cap", box=BOX, weight=1.0, background=0)
 
 
 def test_weight_maps_are_the_encoders_at_pixels(decoder, encoded, small_photo):

@@ -89,7 +89,8 @@ def test_save_and_load_give_the_same_bytes_and_pictures(encoder, decoder, encode
     for pipeline in (enc, dec):
         pipeline.set_progress_bar_config(disable=True)
     assert "unet" not in enc.components
-    assert enc(small_photo, caption="a woman in a cap", box=BOX, weight=1.0).bitstream == encoded.bitstream
+    asked = {"caption": "a woman in a cap", "box": BOX, "weight": 1.0, "background": 0}
+    assert enc(small_photo, **asked).bitstream == encoded.bitstream
     assert digest(dec(encoded.bitstream, **QUICK).images[0]) == digest(decoded)
 
 

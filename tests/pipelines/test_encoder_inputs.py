@@ -136,6 +136,7 @@ def test_what_has_no_effect_is_told(encoder, tile, asked, message, warnings_of_t
     assert message in warnings_of_the_package.text
     warnings_of_the_package.clear()
     encoder(tile, box=(0, 0, 40, 40), background=0.1)
+    encoder(tile, box=(0, 0, 40, 40), weight=0.2)
     assert not warnings_of_the_package.records
 
 

@@ -37,7 +37,7 @@ def test_sixteen_bits_are_not_clipped(encoder, small_photo):
 
 def test_input_types_agree(encoder, small_photo, encoded):
     array = np.asarray(small_photo).astype(np.float32) / 255
-    arguments = {"caption": "a woman in a cap", "box": BOX, "weight": 1.0}
+    arguments = {"caption": "a woman in a cap", "box": BOX, "weight": 1.0, "background": 0}
     assert encoder(array, **arguments).bitstream == encoded.bitstream
     assert encoder(torch.from_numpy(array).permute(2, 0, 1), **arguments).bitstream == encoded.bitstream
 
@@ -66,8 +66,10 @@ def test_a_budget_is_filled_without_running_the_vae_again(encoder, photo, monkey
 
 
 def test_the_map_is_shown_over_the_photo(encoder, photo):
-    shown = np.asarray(encoder(photo, box=(64, 64, 256, 256), weight=1).map_image(), int)
+    shown = np.asarray(encoder(photo, box=(64, 64, 256, 256), weight=1, background=0).map_image(), int)
     np.testing.assert_array_equal(shown[64:256, 64:256], np.asarray(photo)[64:256, 64:256])
     assert shown[300:].mean() < 0.3 * np.asarray(photo)[300:].mean()
     tensor = torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255
-    np.testing.assert_array_equal(encoder([tensor], box=[(64, 64, 256, 256)], weight=1).map_image()[0], shown)
+    np.testing.assert_array_equal(
+        encoder([tensor], box=[(64, 64, 256, 256)], weight=1, background=0).map_image()[0], shown
+    )

@@ -151,7 +151,7 @@ def test_a_budget_for_all_is_spent_on_all(encoder, decoder, photo):
 
 def test_a_border_cell_spends_no_bits_on_what_was_not_asked_for(encoder, small_photo):
     # Of the cell 0..64 x 64..128 only the lower right quarter is asked for.
-    out = encoder(small_photo, box=(32, 96, 64, 128), weight=1.0, refinement_steps=4)
+    out = encoder(small_photo, box=(32, 96, 64, 128), weight=1.0, background=0, refinement_steps=4)
     file = Bitstream.from_bytes(out.bitstream)
     np.testing.assert_array_equal(out.weight_map, [[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
     weight_map = torch.from_numpy(out.weight_map)[None, None]
@@ -162,7 +162,7 @@ def test_a_border_cell_spends_no_bits_on_what_was_not_asked_for(encoder, small_p
 
 def test_a_reduced_photo_is_refined_at_its_coded_size(encoder, decoder, photo):
     box = (150, 40, 370, 310)
-    out = encoder(photo, box=box, max_side=256, refinement_steps=2)
+    out = encoder(photo, box=box, background=0, max_side=256, refinement_steps=2)
     expected, _ = weigh_pixels(600, 512, [Demand(box=box)], coded_size=Bitstream.from_bytes(out.bitstream).coded_size)
     np.testing.assert_array_equal(out.weight_map, expected.values)
     assert decoder(out.bitstream, num_inference_steps=0).images[0].size == photo.size

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsic_diffusers.referring.demands import Demand, collect_demands, make_weight_map, read_demands
+from rsic_diffusers.referring.demands import Demand, choose_background, collect_demands, make_weight_map, read_demands
 from rsic_diffusers.referring.weight_map import WeightMap
 
 
@@ -15,6 +15,11 @@ GROWTH = 8.2  # of lambda(M) where no codec says otherwise
 
 def map_of(height, width, background=0.0, levels=8, **asked):
     return make_weight_map(height, width, collect_demands(**asked), background, levels)
+
+
+@pytest.mark.parametrize("weights, background", [([1.0], 2 / 7), ([5 / 7, 3 / 7], 2 / 7), ([5 / 7, 2 / 7], 0)])
+def test_the_background_lies_below_every_demand(weights, background):
+    assert choose_background([Demand(point=(9, 9), weight=weight) for weight in weights]) == background
 
 
 def brute_force_box(height, width, x0, y0, x1, y1, weight, background, levels):
