@@ -12,7 +12,7 @@ import rsic_diffusers
 PACKAGE = Path(rsic_diffusers.__file__).parent
 # From the bottom up: a room imports from its own row and from the rows before it in this list, never from those after.
 ROWS = [
-    {"files", "folders", "images", "registration", "torch_state"},
+    {"error_sentences", "files", "folders", "images", "registration", "tokenizer_lock", "torch_state"},
     {"bitstream", "description", "models", "referring", "schedulers"},
     {"hub"},
     {"pipelines"},

@@ -19,7 +19,7 @@ class TrainingClock:
 
     def __init__(self, args):
         self.args = args
-        self.used, self.begun = 0.0, None  # seconds of earlier starts; the part that was over before the first step
+        self.used, self.begun = 0.0, None  # seconds of earlier starts; seconds that were over before the first step
 
     @property
     def seconds(self) -> float:
@@ -32,12 +32,13 @@ class TrainingClock:
 
     def begin(self) -> None:
         if self.begun is None:
-            self.begun = self.part_done(0)
+            self.begun = self.seconds
 
     def part_of_training(self) -> float:
         """Of the minutes, without those before the first step: from 0 to 1."""
         begun = self.begun or 0.0
-        return min(1.0, max(0.0, (self.part_done(0) - begun) / (1 - begun)))
+        length = 60 * self.args.max_train_minutes - begun
+        return min(1.0, max(0.0, (self.seconds - begun) / length)) if length > 0 else 1.0
 
     def state_dict(self) -> dict:
         return {"seconds": self.seconds, "begun": self.begun}

@@ -7,7 +7,7 @@ from widening import stretch_weights, widen_codec
 
 from rsic_diffusers.models.hsvlc import HSVLC, expand_to_latents
 from rsic_diffusers.models.measurement import measure_codec
-from rsic_diffusers.models.rate import LEVELS, PAPER_PROFILE, SMOOTH_PROFILE, rate_weight
+from rsic_diffusers.models.rate import LEVELS, PAPER_PROFILE, SMOOTH_PROFILE
 from rsic_diffusers.pipelines.latents import decode_latents
 
 
@@ -132,12 +132,6 @@ def rate_distortion_loss(hsvlc, latents, weight_map, lambda_map, finest):
     figures = {"bpp": sum(rates).mean() / 64, "mse": error.mean()}
     figures |= {f"bpp/scale {i}": rate.mean() / 64 for i, rate in enumerate(rates)}
     return ((sum(rates) + distortion) * balance).mean(), {name: value.detach() for name, value in figures.items()}
-
-
-def lambda_of(hsvlc, weight_map, variance):
-    """lambda(M) for the squared error in latent units; `variance` holds the latents' variance by channel."""
-    weight = rate_weight(weight_map, hsvlc.config.rate_lambda, hsvlc.config.lambda_growth)
-    return weight * len(variance) / sum(variance)
 
 
 def finish_codec(hsvlc, latents, variance):

@@ -7,8 +7,8 @@ and folders do not matter, and several runs may share one cache.
 
 import hashlib
 import json
-import os
 import time
+import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import chain
@@ -95,7 +95,7 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0, mirror
         _dataset_part(photos, reader, accelerator), batch_size=None, num_workers=num_workers, collate_fn=_same
     )
     entries, unused = {}, defaultdict(int)  # by key: a photo that is there twice is used once
-    writer = ShardWriter(folder, accelerator.process_index)
+    writer = ShardWriter(folder)
 
     def to_encode():
         is_main = accelerator.is_main_process
@@ -154,8 +154,8 @@ def equal_size_batches(photos, pixels_at_once: int):
 class ShardWriter:
     """Collects latents and writes them to safetensors files, each whole or not at all."""
 
-    def __init__(self, folder: Path, process_index: int):
-        self.folder, self.process_index = folder, process_index
+    def __init__(self, folder: Path):
+        self.folder = folder
         self.tensors, self.about, self.started = {}, {}, time.monotonic()
 
     def add(self, key: str, latents: torch.Tensor, about: dict) -> None:
@@ -166,8 +166,8 @@ class ShardWriter:
 
     def flush(self) -> None:
         if self.tensors:
-            path = self.folder / f"{min(self.tensors)}-{self.process_index}.safetensors"
-            part = path.with_suffix(f".part-{os.getpid()}")
+            path = self.folder / f"{uuid.uuid4().hex}.safetensors"  # two runs may write the same latents at once
+            part = path.with_suffix(".part")
             save_file(self.tensors, part, metadata={"about": json.dumps(self.about)})
             part.replace(path)
         self.tensors, self.about, self.started = {}, {}, time.monotonic()

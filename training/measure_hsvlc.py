@@ -28,7 +28,10 @@ def parse_args():
     parser.add_argument("--photos", nargs="+", required=True, help="Folders of photos.")
     parser.add_argument("--limit", type=int, default=100, help="Photos to measure on, evenly taken from the folders.")
     parser.add_argument("--max_side", type=int, default=768, help="Larger photos are reduced to it.")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.limit < 1:
+        parser.error(f"--limit must be at least 1, got {args.limit}.")
+    return args
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
         "--max_side",
         type=int,
         default=DEFAULT_MAX_SIDE,
-        help=f"Photos with a longer side are reduced to it, as the encoder does. Default: {DEFAULT_MAX_SIDE}.",
+        help=f"Photos with a longer side are reduced to it. Default: {DEFAULT_MAX_SIDE}.",
     )
     add("--max_train_steps", int)
     parser.add_argument(

@@ -13,7 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
 from rsic_diffusers.hub import BASE_KEY, load_base
-from rsic_diffusers.pipelines.compatibility import check_stable_diffusion_1, trained_side
+from rsic_diffusers.hub.base_model import trained_side
+from rsic_diffusers.pipelines.compatibility import check_stable_diffusion_1
 from rsic_diffusers.schedulers.scheduling_guided_self_recurrent_ddim import adopt_noise_schedule
 
 

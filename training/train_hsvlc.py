@@ -26,7 +26,6 @@ from codec import (
     codec_card,
     codec_pictures,
     finish_codec,
-    lambda_of,
     make_codec,
     rate_distortion_loss,
 )
@@ -72,6 +71,8 @@ def parse_args():
         parser.error("Give --pretrained_model_name_or_path, or --pretrained_vae.")
     if args.resolution < 128 or args.resolution % 128:
         parser.error(f"--resolution must be a multiple of 128 (f_0's grid), got {args.resolution}.")
+    if args.measured_photos < 1:
+        parser.error(f"--measured_photos must be at least 1, got {args.measured_photos}.")
     if args.single_layer:
         args.scale_dropout = 0.0  # there is no finer scale to leave out
     if args.streaming and not args.dataset_name:
@@ -187,6 +188,7 @@ def main():
     hsvlc = make_codec(args, vae).to(memory_format=torch.channels_last)
     latents, measured = load_all_latents(args, accelerator, vae)
     variance = measure_latent_variance(latents)
+    hsvlc.register_to_config(latent_variance=variance)  # lambda(M) is relative to it
 
     def batch_of(rng):
         return random_batch(latents, args, rng)
@@ -194,7 +196,7 @@ def main():
     def loss_of(model, batch, rng, step):
         crops, weight_map, finest = batch
         crops = crops.to(memory_format=torch.channels_last)
-        return rate_distortion_loss(model, crops, weight_map, lambda_of(hsvlc, weight_map, variance), finest)
+        return rate_distortion_loss(model, crops, weight_map, hsvlc.lambda_at(weight_map), finest)
 
     def export(model, step):
         export_codec(args, accelerator, model, vae, measured, variance, step)

@@ -9,10 +9,12 @@ from pathlib import Path
 import gradio as gr
 from gradio_image_annotation import image_annotator
 
-from ..commands.errors import as_sentence
+from ..description.caption_checks import fits_in_file
 from ..description.captioners import describe
+from ..error_sentences import as_sentence
 from ..files import write_file
 from ..metadata import save_picture
+from ..pipelines.encoder_inputs import DEFAULT_CAPTION_BYTES, DEFAULT_CAPTION_CODEC
 from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from . import inputs, work
 from .limits import (
@@ -242,9 +244,15 @@ def _settings_controls(encoder, photo) -> list:
         elem_id="caption",
     )
     if encoder.captioner is not None:
+        fits = functools.partial(
+            fits_in_file,
+            tokenizer=encoder.tokenizer,
+            max_bytes=DEFAULT_CAPTION_BYTES,
+            codec=DEFAULT_CAPTION_CODEC,
+        )
         button = gr.Button("Describe it", size="sm")
         button.click(
-            in_a_sentence(lambda path: describe(encoder.captioner, inputs.read_photo(path), lambda text: True)),
+            in_a_sentence(lambda path: describe(encoder.captioner, inputs.read_photo(path), fits)),
             photo,
             caption,
             api_name="describe",

@@ -4,6 +4,7 @@ import html
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
@@ -35,15 +36,15 @@ PART_NAMES = {
     "f2": "f2",
     "f3": "f3, finest",
 }
-PART_COLOURS = (
-    "#475569",
-    "#0369a1",
-    "#7e22ce",
-    "#b45309",
-    "#c2410c",
-    "#be123c",
-    "#831843",
-)  # white text reads on them
+PART_COLOURS = {  # white text reads on them
+    "header": "#475569",
+    "caption": "#0369a1",
+    "map": "#7e22ce",
+    "f0": "#b45309",
+    "f1": "#c2410c",
+    "f2": "#be123c",
+    "f3": "#831843",
+}
 
 Report = Callable[[float, str], None]  # told how much of the work is done, in [0, 1], and what is next
 
@@ -209,8 +210,8 @@ def bytes_bar(breakdown: dict[str, int]) -> str:
     """Bytes by part as a bar in HTML, with the numbers as a list below it."""
     total = sum(breakdown.values())
     bar, legend = [], []
-    for (part, size), colour in zip(breakdown.items(), PART_COLOURS, strict=True):
-        name = html.escape(PART_NAMES.get(part, part))
+    for part, size in breakdown.items():
+        name, colour = html.escape(PART_NAMES[part]), PART_COLOURS[part]
         if size:
             bar.append(f'<span style="flex:{size};background:{colour}" title="{name}: {size} bytes"></span>')
         legend.append(f'<li><span style="background:{colour}"></span>{name}: {size}</li>')
@@ -223,8 +224,9 @@ def bytes_bar(breakdown: dict[str, int]) -> str:
 def new_folder(folder: Path) -> Path:
     """A new folder for one result; those that have lain long enough are removed."""
     for old in folder.iterdir():
-        if time.time() - old.stat().st_mtime > KEEP_SECONDS:
-            rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another visitor's result may be removing it too
+            if time.time() - old.stat().st_mtime > KEEP_SECONDS:
+                rmtree(old, ignore_errors=True)
     new = folder / uuid.uuid4().hex
     new.mkdir()
     return new

@@ -89,8 +89,8 @@ def _decompress(name: str, payload: bytes) -> bytes | None:
 def _has_unused_bits(name: str, payload: bytes, text: bytes) -> bool:
     """Whether deflate's last byte has bits set after the end of the code, which no decompressor looks at.
 
-    They are unused if every value of them gives the same text; of the bits of the code itself, another value of the
-    last ones cannot end it too.
+    They are unused if the text stays the same whatever their value. Bits of the code itself are not: with another
+    value the code does not end there.
     """
     place = len(payload) - (5 if name == "zlib" else 1)  # zlib's checksum follows
     last = payload[place]

@@ -6,7 +6,7 @@
     3       2     fingerprint of the HSVLC that wrote the codes
     5       2-4   width and height in pixels, varints; of a picture coded at a reduced size 14 bits each, and above
                   them 4 bits, long side of the coded picture / 128 - 1
-            1-2   caption: varint of length x 4 + codec
+            1-3   caption: varint of length x 4 + codec
             n     caption payload (`caption_coding.py`)
             n     map (`map_coding.py`)
             n     codes: one rANS stream of whole 4-byte words (`models/hsvlc.py`)

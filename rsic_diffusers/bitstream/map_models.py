@@ -57,7 +57,7 @@ class SlopeModel:
     def _bell(self) -> tuple[int, int]:
         """Its middle and its width, in 1/32 of a level."""
         row, column = divmod(len(self.seen), self.columns)
-        # Outside of the grid goes on what is inside.
+        # Outside the grid, the nearest level inside it is repeated.
         left = self._level(row, column - 1) if column else self._level(row - 1, column) if row else 0
         up = self._level(row - 1, column) if row else left
         up_left = self._level(row - 1, column - 1) if row and column else up

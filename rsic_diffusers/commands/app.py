@@ -44,15 +44,15 @@ def _load_pipelines(args):
     decoder = load_pipeline("RSICDecoderPipeline", decoder_arguments)
     from ..pipelines.pipeline_rsic_encoder import RSICEncoderPipeline
 
-    parts = {"vae": decoder.vae, "hsvlc": decoder.hsvlc, "tokenizer": decoder.tokenizer}
+    helpers = {}
     if args.referring_model:
         from ..referring.heat_maps import load_referring_model
 
-        parts["referring_model"] = load_referring_model(args.referring_model, decoder.device)
+        helpers["referring_model"] = load_referring_model(args.referring_model, decoder.device)
     if args.captioner:
         from ..description.captioners import Captioner
 
-        parts["captioner"] = Captioner.from_pretrained(args.captioner, decoder.dtype, decoder.device)
-    encoder = RSICEncoderPipeline(**parts)
+        helpers["captioner"] = Captioner.from_pretrained(args.captioner, decoder.dtype, decoder.device)
+    encoder = RSICEncoderPipeline.from_pipe(decoder, **helpers)
     encoder.set_progress_bar_config(disable=True)
     return encoder, decoder

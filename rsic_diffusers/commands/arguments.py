@@ -1,7 +1,6 @@
 """Arguments that subcommands share, and how texts on the command line are read."""
 
 import argparse
-import json
 import re
 
 
@@ -99,21 +98,6 @@ def parse_phrase(text: str):
         return (phrase, float(weight)) if colon else (text, None)
     except ValueError:
         return text, None
-
-
-def parse_variant(text: str):
-    """ "half way:strength=0.5" is a name and arguments; values are JSON, or else words."""
-    name, _, rest = text.partition(":")
-    arguments = {}
-    for assignment in rest.split(","):
-        key, _, value = assignment.partition("=")
-        if not (name and key and value):
-            raise argparse.ArgumentTypeError(f"expected NAME:ARGUMENT=VALUE,..., got {text!r}")
-        try:
-            arguments[key] = json.loads(value)
-        except json.JSONDecodeError:
-            arguments[key] = value
-    return name, arguments
 
 
 def parse_named_folder(text: str):

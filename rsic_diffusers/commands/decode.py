@@ -1,7 +1,7 @@
 """`rsic decode`: `.rsic` files to pictures."""
 
+import hashlib
 import sys
-import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class DecodeCommand(BaseRSICCommand):
 def _add_sampler_arguments(parser) -> None:
     parser.add_argument(
         "--preset",
-        help="paper (450 UNet evaluations, exactly the paper's), balanced (at most 50), fast (at most 7); default: "
+        help="paper (450 UNet evaluations, exactly the paper's), balanced (at most 50), fast (at most 8); default: "
         "the model's own",
     )
     parser.add_argument("--steps", type=int, help="diffusion steps T")
@@ -111,7 +111,7 @@ def _settings(args) -> dict:
 
 def _decode_file(args, settings: dict) -> int:
     data = read_file(args.file)
-    # First of all: no advice to write over a file that is none of ours, and none loads torch.
+    # Check the file first: it needs no torch, and nobody is told to write over an output because of a foreign file.
     Bitstream.from_bytes(data)
     output = output_path(args.output, args.file, ".png", args.overwrite)
     check_picture_name(output)
@@ -119,6 +119,8 @@ def _decode_file(args, settings: dict) -> int:
     if overlay:
         check_output(overlay, args.file)
         check_picture_name(overlay)
+        if output and overlay.resolve() == output.resolve():
+            raise ValueError(f"The overlay would replace the picture {output}; give --overlay another name.")
     decoder = load_pipeline("RSICDecoderPipeline", args)
     decoder.set_progress_bar_config(disable=False)
     _say_plan(decoder, data, settings)
@@ -149,8 +151,10 @@ def _decode_folder(args, settings: dict) -> int:
     output = output_folder(args)
     jobs = plan(Path(args.file), output, [".rsic"], ".png")
     decoder = load_pipeline("RSICDecoderPipeline", args)
-    decoder.default_settings(args.preset)  # a wrong name is one error, not one for each file
+    sampler = decoder.default_settings(args.preset)  # a wrong name is one error, not one for each file
+    from ..pipelines.model_version import model_version
 
+    version = model_version(decoder)
     _say_plan_of_first(decoder, jobs, settings)
 
     def work(inputs, outputs):
@@ -167,7 +171,8 @@ def _decode_folder(args, settings: dict) -> int:
 
     def settings_of(path):
         names = ("model", "base_model", "variant", "revision", "dtype", "lora", "seed", "no_metadata")
-        return {**{name: getattr(args, name) for name in names}, **settings, "checksum": _checksum(path)}
+        asked = {name: getattr(args, name) for name in names}
+        return {**asked, **sampler, **settings, "version": version, "checksum": _checksum(path)}
 
     counts = run(
         jobs, work, output, "Decoding", size, args.batch_size, settings_of, args.overwrite, explain=as_sentence
@@ -188,9 +193,10 @@ def _metadata(data: bytes, picture) -> bytes:
     return picture_metadata(Bitstream.from_bytes(data), data, picture.size)
 
 
-def _checksum(path: Path) -> int | None:
+def _checksum(path: Path) -> str | None:
     """Of a file's bytes: one that was encoded anew is decoded anew."""
     try:
-        return zlib.crc32(read_file(path))
+        # No CRC-32: that of a file that ends in its own CRC takes only 256 values.
+        return hashlib.sha256(read_file(path)).hexdigest()
     except (OSError, ValueError):
         return None  # its decoding will say what is wrong

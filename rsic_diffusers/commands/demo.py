@@ -57,7 +57,7 @@ class DemoCommand(BaseRSICCommand):
         decoder.default_settings(args.preset)  # a wrong name is refused before anything is encoded
         decoder.set_progress_bar_config(disable=False)
 
-        from ..evaluation.experiments.demo_sheet import make_demo_sheet
+        from ..evaluation.demo_sheet import make_demo_sheet
 
         sheet = make_demo_sheet(
             encoder,

@@ -221,7 +221,7 @@ def without_effect(args, asked: dict, listed: dict) -> list[str]:
 def _asked_of(name: str, asked: dict, listed: dict) -> dict:
     """Arguments of the encoder for one photo: what its own entry says, and for the rest the command line.
 
-    An entry that says what matters says all of it, and a budget in bytes takes the place of one in bpp.
+    An entry that says what matters says all of it. Its budget, in bytes or in bpp, takes the place of --budget.
     """
     own = listed.get(name, {})
     replaced = {"referring", "mode"} if {"referring", "mode"} & set(own) else set()

@@ -2,6 +2,8 @@
 
 import re
 
+from .. import error_sentences
+
 
 # What the pipelines call it, and what the command line does.
 OPTIONS = {
@@ -37,14 +39,9 @@ def as_sentence(error) -> str:
 
     The pipelines speak of their arguments (`referring_model=`); here they are named as they are typed.
     """
-    if isinstance(error, FileNotFoundError) and error.filename:
-        return f"There is no file {error.filename}."
-    if isinstance(error, PermissionError) and error.filename:
-        return f"{error.filename} may not be read or written ({error.strerror})."
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = error_sentences.as_sentence(error)
+    if isinstance(error, OSError) and error.filename:
+        return text  # a file's name stays as it is
     text = _AS_ARGUMENT.sub(lambda match: f"{OPTIONS[match[1]]} {match['value'] or ''}".rstrip(), text)
     text = _AS_NAME.sub(lambda match: OPTIONS[match[1]], text)
-    text = _AT_START.sub(lambda match: OPTIONS[match[1]], text)
-    return text if text.endswith(".") else text + "."
+    return _AT_START.sub(lambda match: OPTIONS[match[1]], text)

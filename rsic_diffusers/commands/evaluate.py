@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from ..bitstream import DEFAULT_MAX_SIDE
+from ..evaluation.methods import parse_variant
 from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from . import BaseRSICCommand
-from .arguments import model_arguments, parse_named_folder, parse_variant
+from .arguments import model_arguments, parse_named_folder
 from .loading import find_device
 from .outputs import output_folder
 
@@ -40,9 +40,8 @@ def add_photo_options(parser) -> None:
     parser.add_argument(
         "--max-side",
         type=int,
-        default=DEFAULT_MAX_SIDE,
         metavar="PIXELS",
-        help="code a larger photo at this size (768; 0: never)",
+        help="code a larger photo at this size (the model's own, 768 for rsic-tiny; 0: never)",
     )
     parser.add_argument(
         "--refine",
@@ -83,7 +82,7 @@ def add_row_options(group) -> None:
         action="append",
         default=[],
         type=parse_variant,
-        metavar="NAME:ARGUMENT=VALUE,...",
+        metavar="NAME:SETTING=VALUE,...",
         help='a row with other arguments of the decoder, "half way:strength=0.5,num_inference_steps=20"; repeatable',
     )
     group.add_argument("--single-layer", metavar="FOLDER", help='a codec for the ablation "without HSVLC"')
@@ -172,7 +171,7 @@ class EvaluateCommand(BaseRSICCommand):
             at_size_of=args.at_size_of,
             metrics=args.metrics,
             referring_model=args.referring_model,
-            max_side=args.max_side or None,
+            max_side="auto" if args.max_side is None else args.max_side or None,
             refinement_steps=args.refine,
             device=device,
             dtype=getattr(torch, args.dtype),

@@ -7,13 +7,11 @@ import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
+from ..bitstream.container import MAX_FILE_BYTES
 from ..files import check_writable, refuse_broken_link, write_file
 
 
 STANDARD = "-"
-# The largest file there can be: codes of at most a byte for each of 2^22 coded pixels, a caption and a map. No more
-# than that is read of a larger one, which is none of ours.
-MAX_FILE_BYTES = 1 << 23
 # What keeps all pixels of a colour picture; an icon, for one, would be cut down to 256 pixels a side in silence.
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "TGA", "JPEG2000")
 
@@ -22,7 +20,7 @@ def read_file(name: str) -> bytes:
     """The bytes of an `.rsic` file, or of standard input.
 
     Raises:
-        ValueError: There are more than such a file can have; the rest is not read.
+        ValueError: There are more than an `.rsic` file can have; the rest is not read.
         OSError: There is no such file, or it cannot be read.
     """
     with nullcontext(sys.stdin.buffer) if name == STANDARD else open(name, "rb") as file:

@@ -1,6 +1,7 @@
 """Whether a caption can be written to a file, and read by the decoder's text encoder."""
 
 from ..bitstream.caption_coding import encode_caption
+from ..tokenizer_lock import TOKENIZING
 
 
 def check_caption(caption, tokenizer) -> None:
@@ -22,7 +23,8 @@ def check_caption(caption, tokenizer) -> None:
     if tokenizer is None:
         return
     limit = tokenizer.model_max_length
-    tokens = tokenizer(caption, truncation=False).input_ids
+    with TOKENIZING:
+        tokens = tokenizer(caption, truncation=False).input_ids
     if len(tokens) > limit:
         cut = tokenizer.decode(tokens[limit - 1 :], skip_special_tokens=True)
         raise ValueError(

@@ -1,5 +1,7 @@
 """What an evaluation compares: ways to make a file of a photo, and ways to decode it."""
 
+import argparse
+import json
 from dataclasses import dataclass, field
 
 
@@ -60,3 +62,18 @@ def ablations(preset: str | None, has_regions: bool, has_single_layer: bool) -> 
     for T_r in (1, 4, 8):
         methods.append(Method(f"T_r = {T_r}", base, {"preset": preset, "num_recurrence_steps": T_r}))
     return methods
+
+
+def parse_variant(text: str) -> tuple[str, dict]:
+    """ "half way:strength=0.5,num_inference_steps=20" as a name and settings; values are JSON, or else words."""
+    name, _, rest = text.partition(":")
+    settings = {}
+    for setting in rest.split(","):
+        key, _, value = setting.partition("=")
+        if not (name and key and value):
+            raise argparse.ArgumentTypeError(f"expected NAME:SETTING=VALUE,..., got {text!r}")
+        try:
+            settings[key.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key.strip()] = value.strip()
+    return name.strip(), settings

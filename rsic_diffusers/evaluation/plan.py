@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..bitstream import DEFAULT_MAX_SIDE
 from ..folders import share_of_work
+from ..pipelines.encoder_inputs import CHECKPOINT_MAX_SIDE
 from ..pipelines.presets import PAPER, PRESETS
 from ..referring.demands import check_weight
 from ..referring.weight_map import DEFAULT_WEIGHT
@@ -41,8 +41,8 @@ class EvaluationPlan:
             with `by_default`.
         referring_model (`str`, *optional*): Finds the photos' phrases; without one their masks or boxes are referred
             to. What is measured stays the latter.
-        max_side (`int`, *optional*), refinement_steps (`int`), device, dtype (`torch.dtype`): As the pipelines take
-            them.
+        max_side (`int` or "auto", *optional*), refinement_steps (`int`), device, dtype (`torch.dtype`): As the
+            pipelines take them.
         seed (`int`, *optional*): Of the decoder's noise; by default the file's own.
     """
 
@@ -60,7 +60,7 @@ class EvaluationPlan:
     at_size_of: str | None = None
     metrics: list[str] | None = None
     referring_model: str | None = None
-    max_side: int | None = DEFAULT_MAX_SIDE
+    max_side: int | str | None = CHECKPOINT_MAX_SIDE
     refinement_steps: int = 0
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32

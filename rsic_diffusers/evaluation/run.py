@@ -10,7 +10,6 @@ import math
 import shutil
 import sys
 import time
-import zlib
 from contextlib import contextmanager
 from functools import partial
 
@@ -23,6 +22,7 @@ from ..bitstream import Bitstream
 from ..images import open_image
 from ..pipelines.compatibility import check_latent_space
 from ..pipelines.latents import decode_latents, encode_image, resize
+from ..pipelines.model_version import model_version
 from ..referring.heat_maps import load_referring_model
 from .equal_size import encode_at_size
 from .memory import watch_memory
@@ -94,11 +94,8 @@ class Evaluation(EvaluationPlan):
         """Files to pictures, by a pipeline that was not there when the files were made."""
         decoder = self._load(RSICDecoderPipeline)
         single = self._with_single_layer(decoder)
-        # Trained on, no weight stays: one of the UNet and one of the VAE tell the model's versions apart.
-        some_weights = [decoder.unet.conv_out.weight, list(decoder.vae.parameters())[-1]]
-        checksums = [zlib.crc32(weight.detach().float().cpu().numpy()) for weight in some_weights]
         shared = {
-            "model": [self.model, *checksums],
+            "model": [self.model, *model_version(decoder)],
             "dtype": str(self.dtype),
             "device": str(self.device),
             "seed": self.seed,

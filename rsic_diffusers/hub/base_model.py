@@ -102,3 +102,13 @@ def _load_repo(repo, names, dtype, quantization, hub, weights):
     if "scheduler" not in names:
         return components, None
     return components, GuidedSelfRecurrentDDIMScheduler.load_config(repo, subfolder="scheduler", **hub)
+
+
+def trained_side(unet_config) -> int | None:
+    """The side, in pixels, of the pictures that a UNet was trained on; None where its config does not say.
+
+    Args:
+        unet_config (`dict`): Config of a `UNet2DConditionModel` for latents of 1/8 of the pictures' size.
+    """
+    sample_size = unet_config.get("sample_size")
+    return 8 * sample_size if isinstance(sample_size, int) else None

@@ -80,15 +80,14 @@ def check_device_map(device_map, has_base: bool) -> None:
         )
 
 
-def place_components(pipeline, device_map: dict) -> torch.device:
+def place_components(pipeline, device_map: dict) -> None:
     """Put components on devices of their own; what they take in and give back moves with each call.
+
+    The codec and the pipeline's own tensors are on hsvlc's device; without one on that of the others, else the UNet's
+    (the VAE's for the encoder).
 
     Args:
         device_map (`dict`): Devices by component; "" is that of the others.
-
-    Returns:
-        `torch.device`: That of the codec and the pipeline's own tensors: hsvlc's, else that of the others, else the
-            UNet's (the VAE's for the encoder).
     """
     main = device_map.get("hsvlc", device_map.get("", device_map.get("unet", device_map.get("vae", "cpu"))))
     main = torch.device(main)
@@ -102,4 +101,3 @@ def place_components(pipeline, device_map: dict) -> torch.device:
             # A VAE is called by `encode` and `decode`, which a hook on its `forward` would not see.
             for part in component.children() if name == "vae" else [component]:
                 add_hook_to_module(part, AlignDevicesHook(execution_device=device, io_same_device=True))
-    return main

@@ -16,7 +16,7 @@ from ..schedulers.scheduling_guided_self_recurrent_ddim import (
     adopt_noise_schedule,
 )
 from ..torch_state import own_torch_state
-from .base_model import load_base
+from .base_model import load_base, trained_side
 from .component_options import check_device_map, check_dtype, place_components, quantization_by_component
 from .repos import (
     BASE_COMPONENTS,
@@ -240,7 +240,7 @@ class FromPretrainedMixin:
             own["scheduler"] = adopt_noise_schedule(None, own["scheduler"].config)
         # Where the others run, which is not where an offloaded VAE lies.
         own["hsvlc"].to(pipeline._execution_device)
-        made = cls(**own)
+        made = cls(**own, default_max_side=_max_side_of(pipeline))
         if BASE_KEY in pipeline.config:
             options = {key: pipeline.config[key] for key in (BASE_KEY, BASE_OPTIONS_KEY) if key in pipeline.config}
             made.register_to_config(**options)
@@ -278,6 +278,13 @@ class FromPretrainedMixin:
         own = cls._get_signature_keys(cls)[0]
         others = {name: None for name in COMPONENTS if name not in own}
         return _RepoContents.download(pretrained_model_name, **others, **kwargs)
+
+
+def _max_side_of(pipeline) -> int | None:
+    """What a pipeline's config keeps, or the side of the pictures that its UNet was trained on."""
+    kept = pipeline.config.get("default_max_side")
+    unet = pipeline.components.get("unet")
+    return kept or (None if unet is None else trained_side(unet.config))
 
 
 class _RepoContents(DiffusionPipeline):

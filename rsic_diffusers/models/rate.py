@@ -1,6 +1,6 @@
 """How the codec trades bits against error as a function of M: its gates and lambda(M).
 
-No import here, so that every module may use it.
+It imports nothing of this package, so that every module may use it.
 """
 
 import math

@@ -98,13 +98,3 @@ def check_scheduler(scheduler) -> None:
             f"The decoder samples with a GuidedSelfRecurrentDDIMScheduler, not with a {type(scheduler).__name__}; "
             "make one of its noise schedule with GuidedSelfRecurrentDDIMScheduler.from_config(scheduler.config)."
         )
-
-
-def trained_side(unet_config) -> int | None:
-    """The side, in pixels, of the pictures that a UNet was trained on; None where its config does not say.
-
-    Args:
-        unet_config (`dict`): Config of a `UNet2DConditionModel` for latents of 1/8 of the pictures' size.
-    """
-    sample_size = unet_config.get("sample_size")
-    return 8 * sample_size if isinstance(sample_size, int) else None

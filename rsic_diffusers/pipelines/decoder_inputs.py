@@ -4,6 +4,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback, SDCFGCutoffCallback
 
 from ..bitstream import Bitstream, BitstreamError
 from ..bitstream.sizes import MAX_PIXELS, MAX_RETURNED_PIXELS
@@ -79,6 +80,16 @@ def check_output_type(output_type) -> None:
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
 
 
+def check_callback(callback: PipelineCallback | MultiPipelineCallbacks) -> None:
+    """ValueError for one of diffusers' callbacks that would do nothing here."""
+    callbacks = callback.callbacks if isinstance(callback, MultiPipelineCallbacks) else [callback]
+    if any(isinstance(one, SDCFGCutoffCallback) for one in callbacks):
+        raise ValueError(
+            "SDCFGCutoffCallback expects the embeddings of caption and negative prompt in one tensor, and a guidance "
+            "scale without a map; give a function instead that returns negative_prompt_embeds equal to prompt_embeds."
+        )
+
+
 def check_generator(generator, batch_size: int) -> None:
     """ValueError unless `generator` is None, a `torch.Generator`, or a list of one for each file."""
     generators = generator if isinstance(generator, list) else [generator]
@@ -89,3 +100,60 @@ def check_generator(generator, batch_size: int) -> None:
         )
     if isinstance(generator, list) and len(generator) != batch_size:
         raise ValueError(f"{batch_size} files need as many generators, got {len(generator)}.")
+
+
+def check_text_inputs(
+    unet,
+    text_encoder,
+    batch_size: int,
+    negative_prompt=None,
+    prompt_embeds=None,
+    negative_prompt_embeds=None,
+    clip_skip=None,
+    cross_attention_kwargs=None,
+    ip_adapter_image=None,
+    ip_adapter_image_embeds=None,
+) -> None:
+    """ValueError for the first of the decoder's arguments about text and image prompts that cannot be used."""
+    if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
+        raise ValueError(f"{batch_size} files need as many negative prompts, got {len(negative_prompt)}.")
+    if not isinstance(negative_prompt, str | list | None):
+        raise ValueError(f"negative_prompt must be a text or a list of texts, got {negative_prompt!r}.")
+    if negative_prompt is not None and negative_prompt_embeds is not None:
+        raise ValueError("Give negative_prompt or negative_prompt_embeds, not both.")
+    tokens = text_encoder.config.max_position_embeddings
+    _check_embeds(unet, tokens, batch_size, prompt_embeds, negative_prompt_embeds)
+    layers = text_encoder.config.num_hidden_layers
+    if clip_skip is not None and not (isinstance(clip_skip, Integral) and 0 <= clip_skip < layers):
+        raise ValueError(f"clip_skip must be a whole number from 0 to {layers - 1}, or None, got {clip_skip!r}.")
+    if not isinstance(cross_attention_kwargs, dict | None):
+        raise ValueError(f"cross_attention_kwargs must be a dict, got {cross_attention_kwargs!r}.")
+    if ip_adapter_image is not None and ip_adapter_image_embeds is not None:
+        raise ValueError("Give ip_adapter_image or ip_adapter_image_embeds, not both.")
+    given = ip_adapter_image is not None or ip_adapter_image_embeds is not None
+    loaded = unet.config.encoder_hid_dim_type == "ip_image_proj"
+    if given and not loaded:
+        raise ValueError("An image prompt needs an IP-Adapter; call load_ip_adapter first.")
+    if loaded and not given:
+        raise ValueError(
+            "The UNet has an IP-Adapter, which needs an image prompt; give ip_adapter_image, or "
+            "call unload_ip_adapter."
+        )
+
+
+def _check_embeds(unet, max_tokens: int, batch_size: int, prompt_embeds, negative_prompt_embeds) -> None:
+    width = unet.config.cross_attention_dim
+    given = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
+    for name, embeds in given.items():
+        if embeds is None:
+            continue
+        if not torch.is_tensor(embeds) or embeds.ndim != 3 or len(embeds) != batch_size or embeds.shape[2] != width:
+            found = tuple(embeds.shape) if torch.is_tensor(embeds) else type(embeds).__name__
+            raise ValueError(f"{name} must be a tensor of shape ({batch_size}, tokens, {width}), got {found}.")
+    if prompt_embeds is not None and negative_prompt_embeds is None and prompt_embeds.shape[1] != max_tokens:
+        raise ValueError(
+            f"prompt_embeds of {prompt_embeds.shape[1]} tokens need negative_prompt_embeds of the same shape."
+        )
+    shapes = {tuple(embeds.shape) for embeds in given.values() if embeds is not None}
+    if len(shapes) > 1:
+        raise ValueError(f"prompt_embeds and negative_prompt_embeds must be of one shape, got {sorted(shapes)}.")

@@ -154,8 +154,9 @@ def choose_coded_side(height: int, width: int, max_side: int | None) -> int | No
     if max_side is not None and max(height, width) > max(max_side, SIDE_STEP):
         return min(max(max_side // SIDE_STEP, 1) * SIDE_STEP, MAX_CODED_SIDE)
     excess = max(height, width) % SIDE_STEP
-    if max_side is not None and 0 < excess <= SLIGHT_EXCESS:
-        return max(height, width) - excess
+    multiple = max(height, width) - excess
+    if max_side is not None and 0 < excess <= SLIGHT_EXCESS and multiple <= MAX_CODED_SIDE:
+        return multiple
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"The picture is {width} x {height} pixels; at most {MAX_PIXELS} are coded. Give a max_side (768, say) to "

@@ -52,8 +52,16 @@ class EncodedFile(NamedTuple):
     weight_map: WeightMap
 
 
-def share_bytes(total: int, bits: list[float]) -> dict[str, int]:
-    """Split the bytes of the one stream over the scales, by their information; the parts sum to `total`."""
-    ends = np.round(np.cumsum(bits) / max(sum(bits), 1e-9) * total).astype(int)
+def share_bytes(total: int, bits: dict[int, float]) -> dict[str, int]:
+    """Split the bytes of the one stream over the scales, by their information; the parts sum to `total`.
+
+    Args:
+        total (`int`): Bytes.
+        bits (`dict[int, float]`): Bits by scale, the coarsest first.
+
+    Returns:
+        `dict[str, int]`: Bytes by the scales' names, "f0" and so on.
+    """
+    ends = np.round(np.cumsum(list(bits.values())) / max(sum(bits.values()), 1e-9) * total).astype(int)
     ends[-1] = total
-    return {f"f{i}": int(size) for i, size in enumerate(np.diff(ends, prepend=0))}
+    return {f"f{i}": int(size) for i, size in zip(bits, np.diff(ends, prepend=0), strict=True)}

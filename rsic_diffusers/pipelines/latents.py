@@ -86,5 +86,8 @@ def _run_to_finite(run, vae, tensor, what, fault, again=None):
 
 
 def _in_float32(vae, device):
-    # A copy, since another thread may be using the VAE.
-    return remove_hook_from_module(copy.deepcopy(vae), recurse=True).to(device, torch.float32)
+    # A copy, since another thread may be using the VAE. Model offloading links it to the component that ran before,
+    # and this one to the next; they are left out.
+    before = getattr(getattr(vae, "_hf_hook", None), "prev_module_hook", None)
+    memo = {} if before is None else {id(before): None}
+    return remove_hook_from_module(copy.deepcopy(vae, memo), recurse=True).to(device, torch.float32)

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from ..bitstream import Bitstream
-from ..referring.weight_map import CELL_PIXELS, is_faithful
+from ..referring.map_image import expand_to_picture
+from ..referring.weight_map import is_faithful
 
 
 IMAGINED_COLOUR = 0.3  # saturation that is left where M = 0
@@ -24,9 +25,7 @@ def weights_at_pixels(file: Bitstream, size: tuple[int, int]) -> np.ndarray:
     Returns:
         `np.ndarray` of shape (H, W), float32, values in [0, 1].
     """
-    height, width = file.coded_size
-    cells = (0, 0, width / CELL_PIXELS, height / CELL_PIXELS)
-    return np.asarray(Image.fromarray(file.weight_map.values).resize(size[::-1], Image.Resampling.NEAREST, box=cells))
+    return expand_to_picture(file.weight_map.values, size, file.coded_size)
 
 
 def overlay_weights(picture: Image.Image, weights: np.ndarray) -> Image.Image:

@@ -26,8 +26,9 @@ class RSICEncoderOutput(BaseOutput):
             sum is the length of the file. The scales share one stream; each gets the whole bytes nearest to its
             information content.
         caption (`str`): The caption in the file.
-        weight_map (`np.ndarray` of shape (ceil(H/64), ceil(W/64)), float32): M, values in [0, 1].
-        image (`PIL.Image.Image`): The photo as it was coded: upright, in sRGB.
+        weight_map (`np.ndarray` of shape (ceil(h/64), ceil(w/64)), float32): M, values in [0, 1]; h x w is the size at
+            which the photo was coded.
+        image (`PIL.Image.Image`): The photo as it was read: upright, in sRGB, at its own size.
     """
 
     bitstream: bytes | list[bytes]
@@ -35,7 +36,7 @@ class RSICEncoderOutput(BaseOutput):
     breakdown: dict[str, int] | list[dict[str, int]]
     caption: str | list[str]
     weight_map: np.ndarray | list[np.ndarray]
-    image: PIL.Image.Image | np.ndarray | torch.Tensor | list
+    image: PIL.Image.Image | list[PIL.Image.Image]
 
     def save(self, path) -> None:
         """Write the file to a path (whole or not at all) or a binary file object; a batch to a list of these."""

@@ -1,7 +1,6 @@
 """Bytes in, picture out: GGD, guided generative decoding (paper, section II-C, Algorithm 1)."""
 
 import copy
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,20 +19,28 @@ from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from ..schedulers.settings import check_sampler_settings
+from ..tokenizer_lock import TOKENIZING
 from ..torch_state import own_torch_state
 from .compatibility import check_latent_space, check_scheduler, check_stable_diffusion_1
-from .decoder_inputs import check_files, check_generator, check_output_type, read_files, returned_size, weight_maps
+from .decoder_inputs import (
+    check_callback,
+    check_files,
+    check_generator,
+    check_output_type,
+    check_text_inputs,
+    read_files,
+    returned_size,
+    weight_maps,
+)
 from .latents import decode_to_finite, resize
+from .noise_predictor import NoisePredictor
 from .pipeline_output import RSICDecoderOutput
 from .presets import PAPER, PRESETS
 from .sampling import Codec, CodedLatents, SamplingPlan, plan_sampling
-from .text_conditions import NoisePredictor, TextConditions, check_text_inputs
+from .text_conditions import TextConditions
 
 
 logger = logging.get_logger(__name__)
-
-# A tokenizer keeps the padding of its last call, so that two threads would spoil each other's tokens.
-_tokenizing = threading.Lock()
 
 EXAMPLE_DOC_STRING = """
         Examples:
@@ -58,7 +65,9 @@ class RSICDecoderPipeline(
     """Turns `.rsic` files back into pictures with a Stable Diffusion 1.x model that was never trained for it.
 
     The pipeline also has diffusers' `load_textual_inversion`, `load_lora_weights`, `load_ip_adapter` and
-    `enable_freeu`. Several threads may decode at once, each with its own settings.
+    `enable_freeu`. Several threads may decode at once, each with its own settings. One setting is shared:
+    `cross_attention_kwargs={"scale": ...}`, for which diffusers changes the UNet's layers while it runs; in threads,
+    set the scale by `set_adapters` before.
 
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Latents to pictures.
@@ -206,7 +215,7 @@ class RSICDecoderPipeline(
     ) -> torch.Tensor:
         """Text embeddings of shape (B, 77, D), each distinct text embedded once. Long texts are cut with a warning."""
         distinct = list(dict.fromkeys(texts))
-        with _tokenizing:
+        with TOKENIZING:
             embeddings = self._skip_layers(distinct, device, clip_skip) if clip_skip else None
             embeddings, _ = self.encode_prompt(
                 distinct, device, 1, False, prompt_embeds=embeddings, lora_scale=lora_scale
@@ -291,8 +300,10 @@ class RSICDecoderPipeline(
         """Call `callback_on_step_end`; the latents that it returns, or those that there are."""
         tensors = {"latents": latents, "coded_latents": coded.latents, **vars(text)}
         changed = callback(self, step, int(timestep), {name: tensors[name] for name in names}) or {}
-        text.prompt_embeds = changed.get("prompt_embeds", text.prompt_embeds)
-        text.negative_prompt_embeds = changed.get("negative_prompt_embeds", text.negative_prompt_embeds)
+        for name in ("prompt_embeds", "negative_prompt_embeds"):
+            if changed.get(name, tensors[name]) is not tensors[name]:
+                setattr(text, name, changed[name])
+                text.alike = False
         return changed.get("latents", latents)
 
     def make_images(self, latents: torch.Tensor, files: list[Bitstream], output_type: str, upscale: bool):
@@ -344,9 +355,9 @@ class RSICDecoderPipeline(
         Args:
             bitstream (`bytes`, path, or a list of them): The file.
             preset (`str`, *optional*): "paper" is Algorithm 1 with the paper's settings, 450 UNet evaluations;
-                "balanced" and "fast" leave the inversion out and take at most 50 and 8. Other arguments override it;
-                what neither gives comes from the scheduler's config, with "balanced" and "fast" guidance_scale,
-                referring_scale and start_noise_factors.
+                "balanced" and "fast" leave the inversion out and take at most 50 and 8. Other arguments override the
+                preset. What neither gives comes from the scheduler's config; with "balanced" and "fast" these are
+                guidance_scale, referring_scale and start_noise_factors.
             num_inference_steps (`int`, *optional*): T; 0 leaves diffusion out and gives the picture of z_hat_0.
             num_recurrence_steps (`int`, *optional*): T_r.
             guidance_scale, referring_scale (`float`, *optional*): omega = guidance_scale (1 - referring_scale M). A
@@ -365,7 +376,7 @@ class RSICDecoderPipeline(
             prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape (B, tokens, D), *optional*): In place of
                 the embeddings of the files' captions and of the negative prompt.
             ip_adapter_image, ip_adapter_image_embeds (*optional*): An image prompt, or its embeddings, as for
-                [`StableDiffusionPipeline`]. Costs no bytes where both sides hold it.
+                [`StableDiffusionPipeline`]. The image is not part of the file: whoever decodes must have it.
             clip_skip (`int`, *optional*): Layers at the end of the text encoder to leave out for the captions.
             cross_attention_kwargs (`dict`, *optional*): For the UNet's attention processors; `{"scale": 0.5}` is a
                 LoRA's scale.
@@ -390,11 +401,12 @@ class RSICDecoderPipeline(
             [`RSICDecoderOutput`], or the tuple (images, num_unet_evaluations).
 
         Raises:
-            BitstreamError: The file is damaged, foreign, or made for another codec; raised before any network runs,
-                but for a code stream that no encoder writes, which its decoding finds, before diffusion.
+            BitstreamError: The file is damaged, foreign, or made for another codec. Raised before any network runs;
+                only a code stream that no encoder writes is found later, by HSVLC, but still before diffusion.
             ValueError: An argument is of the wrong type or out of range; or the networks gave NaN, in float32 too.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            check_callback(callback_on_step_end)
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
         # 1. Check inputs

@@ -30,7 +30,7 @@ from ..referring.heat_maps import PhraseNotFoundError, ReferringModel, heat_map,
 from ..referring.regions import clip_region
 from ..referring.weight_map import DEFAULT_WEIGHT, WeightMap, expand_to_pixels
 from ..torch_state import own_torch_state
-from .compatibility import check_latent_space, trained_side
+from .compatibility import check_latent_space
 from .encoder_inputs import (
     CHECKPOINT_MAX_SIDE,
     DEFAULT_BACKGROUND_COLOR,
@@ -107,13 +107,6 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         self.image_processor = VaeImageProcessor(do_resize=False)
         if vae.device.type != "cpu":
             self._move_helpers(vae.device)
-
-    @classmethod
-    def from_pipe(cls, pipeline, **kwargs):
-        made = super().from_pipe(pipeline, **kwargs)
-        if made.config.default_max_side is None:
-            made.register_to_config(default_max_side=_max_side_of(pipeline))
-        return made
 
     def to(self, *args, **kwargs):
         """As [`DiffusionPipeline.to`]; a [`ReferringModel`] and a [`Captioner`] follow to the device, unless they were
@@ -282,7 +275,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             caption_codec=settings.caption_codec,
         )
         breakdown = file.breakdown()
-        breakdown.update(share_bytes(breakdown.pop("codes"), coded.bits_per_scale))
+        bits = dict(zip(self.hsvlc.coded_scales, coded.bits_per_scale, strict=True))
+        breakdown.update(share_bytes(breakdown.pop("codes"), bits))
         return EncodedFile(file.to_bytes(), breakdown, weight_map)
 
     def encode_within_budget(self, photo: PhotoJob, settings: EncoderSettings, on_step: Callable) -> EncodedFile:
@@ -353,17 +347,17 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 up or down together until it is filled to a few percent, and never exceeded (see `fit_budget`). A photo
                 that needs less even at M = 1 gets a smaller file.
             max_side (`int`, *optional*): A photo with a longer side is coded smaller, its long side at the next lower
-                multiple of 128 (at most 2048), and the decoder enlarges the picture again: Stable Diffusion loses the
-                thread in pictures much larger than those it was trained on. Boxes, points and masks stay in pixels of
-                the photo as given, and so does bpp. "auto": the checkpoint's `default_max_side`, or 768. A long side
-                of up to 4 pixels above a multiple of 128 is coded at that multiple too, for a tenth fewer bytes. None:
-                code it at its own size.
+                multiple of 128 (at most 2048), and the decoder enlarges the picture again: Stable Diffusion repeats
+                and distorts things in pictures much larger than those it was trained on. Boxes, points and masks stay
+                in pixels of the photo as given, and bpp is per pixel of it. "auto": the checkpoint's
+                `default_max_side`, or 768. A long side of up to 4 pixels above a multiple of 128 is coded at that
+                multiple too, for a tenth fewer bytes. None: code it at its own size.
             max_pixels (`int`, *optional*): Refuse photos with more pixels, files before they are decoded; a bound for
                 services. None: the file format's own limits.
             background_color (`str` or tuple): Transparent pixels are composited on it: a name that Pillow knows,
                 "#rrggbb" or (r, g, b) in 0 to 255.
-            caption_bytes (`int`): Most coded bytes of a caption by the captioner; it is held to what the text encoder
-                reads, too.
+            caption_bytes (`int`): Upper limit on the coded bytes of a caption that the captioner writes. It is also
+                shortened to what the text encoder reads.
             caption_codec (`str`): "auto", "dictionary", "zlib", "brotli" or "raw".
             refinement_steps (`int`): Steps that refine the latents towards the pixels that matter before they are
                 coded, see `refine_latents`; 4 bring most of what 8 do. Each takes the time and memory of a forward and
@@ -418,9 +412,3 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         picture: PIL.Image.Image = self.image_processor.postprocess(photo.image)[0]
         bpp = 8 * len(encoded.data) / (height * width)
         return encoded.data, bpp, encoded.breakdown, photo.caption, encoded.weight_map.values, picture
-
-
-def _max_side_of(pipeline) -> int | None:
-    """The long side of pictures that a pipeline's model was trained for, where its config says so."""
-    unet = pipeline.components.get("unet")
-    return pipeline.config.get("default_max_side") or (None if unet is None else trained_side(unet.config))

@@ -36,9 +36,9 @@ def refine_latents(
         bits(C(z)) + sum over latent positions of lambda(weight) k |x - D(C(z))|^2
 
     where the gradient of rounding is passed straight through, and k converts errors of pixels to errors of latents
-    (see `_Cost.error_ratio`). The start is z = E(x), except at positions that nothing was asked of in a cell where
-    something was: the cell's bits are not meant for them, so they start from what the codec makes of them at their own
-    weight. The result is the best point met.
+    (see `_Cost.error_ratio`). It starts from z = E(x). A cell may also hold positions outside every region. The cell's
+    bits are not meant for these, so they start from the codec's reconstruction at their own, lower weight. The result
+    is the best point met.
 
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Its decoder is D.
@@ -118,7 +118,8 @@ def _descend(cost: _Cost, start: torch.Tensor, steps: int, on_step) -> torch.Ten
 
 
 def _leave_out(hsvlc, latents, weights):
-    """Latents; where nothing more was asked for, what the codec makes of them at the least weight in their cell."""
+    """The latents; at positions outside every region of their cell, the codec's reconstruction at the least weight in
+    that cell."""
     cell_pixels = LATENT_PIXELS * CELL
     least = -F.max_pool2d(-weights, cell_pixels, ceil_mode=True)
     most = F.max_pool2d(weights, cell_pixels, ceil_mode=True)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.utils import logging
 
+from ..tokenizer_lock import TOKENIZING
 from .gem import PROMPT, gem_scores
 
 
@@ -202,7 +203,8 @@ def _input_ids(model, tokenizer, text):
             f"The tokenizer knows {tokenizer.vocab_size} tokens, {type(model).__name__} {config.vocab_size}; give its "
             "own: as referring model, ReferringModel(model, CLIPTokenizer.from_pretrained(...))."
         )
-    input_ids = tokenizer(text, return_tensors="pt").input_ids
+    with TOKENIZING:
+        input_ids = tokenizer(text, return_tensors="pt").input_ids
     if input_ids.shape[1] > config.max_position_embeddings:
         raise ValueError(
             f"The phrase makes {input_ids.shape[1]} tokens, {type(model).__name__} reads "

@@ -24,9 +24,8 @@ def map_image(
     Raises:
         ValueError: The photo has another size.
     """
-    grey = Image.fromarray(np.round(255 * weight_map.values).astype(np.uint8))
-    cells = (0, 0, coded_size[1] / CELL_PIXELS, coded_size[0] / CELL_PIXELS)
-    grey = grey.resize(size[::-1], Image.Resampling.NEAREST, box=cells)
+    levels = np.round(255 * weight_map.values).astype(np.uint8)
+    grey = Image.fromarray(expand_to_picture(levels, size, coded_size))
     if photo is None:
         return grey.convert("RGB")
     if photo.size != grey.size:
@@ -35,3 +34,15 @@ def map_image(
     photo = photo.convert("RGB")
     imagined = ImageEnhance.Brightness(ImageEnhance.Color(photo).enhance(IMAGINED)).enhance(IMAGINED)
     return Image.composite(photo, imagined, grey)
+
+
+def expand_to_picture(values: np.ndarray, size: tuple[int, int], coded_size: tuple[int, int]) -> np.ndarray:
+    """The map's values at each pixel of a picture that may be coded at another size.
+
+    Args:
+        values (`np.ndarray` of shape (rows, columns)): uint8 or float32, by cells of 64 x 64 pixels of the coded size.
+        size (`tuple[int, int]`): Height and width of the picture.
+        coded_size (`tuple[int, int]`): Height and width at which it is coded.
+    """
+    box = (0, 0, coded_size[1] / CELL_PIXELS, coded_size[0] / CELL_PIXELS)
+    return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.NEAREST, box=box))

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.bitstream import Bitstream
+from rsic_diffusers.commands.decode import _checksum
 from rsic_diffusers.commands.rsic_cli import main
 from rsic_diffusers.folders import plan, run
+from rsic_diffusers.referring.weight_map import WeightMap
 
 
 @pytest.fixture
@@ -120,3 +122,12 @@ def test_bad_folders_are_named_before_any_work(photos, tmp_path, capsys):
         assert rsic(*arguments) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "files").exists()
+
+
+def test_other_files_have_other_checksums(tmp_path):
+    """Of a file that ends in its own CRC-32, the CRC-32 has few values: 256 if 24 bits of it are kept."""
+    weight_map = WeightMap.constant(1, 64, 64)
+    for i in range(64):
+        file = Bitstream(64, 64, weight_map, f"{i}", bytes(8), b"\0\0")
+        (tmp_path / f"{i}.rsic").write_bytes(file.to_bytes())
+    assert len({_checksum(tmp_path / f"{i}.rsic") for i in range(64)}) == 64

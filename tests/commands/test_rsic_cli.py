@@ -139,7 +139,7 @@ def test_the_program_itself_runs_the_demo(photo_file, tmp_path, small_photo):
 
 
 def test_demo_reduces_a_large_photo(photo_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rsic_diffusers.evaluation.experiments.demo_sheet.DEFAULT_MAX_SIDE", 128)
+    monkeypatch.setattr("rsic_diffusers.evaluation.demo_sheet.DEFAULT_MAX_SIDE", 128)
     assert rsic("demo", photo_file, "--box", "50,20,150,140", "-o", tmp_path / "sheet.png") == 0
     assert "203 x 165 pixels; everything here is done at 128 x 104" in capsys.readouterr().out
     picture = np.asarray(Image.open(tmp_path / "sheet.png"), int)[8 : 8 + 104, 8 : 8 + 128]

@@ -68,7 +68,7 @@ def test_a_huge_file_is_not_read(tmp_path, rsic, capsys):
         huge.truncate(3 << 30)
     for command in ("decode", "inspect"):
         assert rsic(command, tmp_path / "huge.rsic") == 2
-        assert "at most 8 MiB" in capsys.readouterr().err
+        assert "at most 5 MiB" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="needs a folder in which not even root can write")
@@ -198,6 +198,8 @@ def test_decode_shows_what_is_imagined(file, tmp_path, rsic, decoder):
     expected = decoder(file, num_inference_steps=0).overlay()[0]
     np.testing.assert_array_equal(np.asarray(Image.open(overlay)), np.asarray(expected))
     assert b"compositeWithTrainedAlgorithmicMedia" in picture.read_bytes()
+    assert rsic("decode", file, "-o", tmp_path / "new.png", "--overlay", tmp_path / "." / "new.png") == 2
+    assert not (tmp_path / "new.png").exists()
     assert b"xmp" not in bare.read_bytes().lower()
     np.testing.assert_array_equal(np.asarray(Image.open(bare)), np.asarray(Image.open(picture)))
 

@@ -9,6 +9,7 @@ import torch
 
 from rsic_diffusers import GuidedSelfRecurrentDDIMScheduler
 from rsic_diffusers.evaluation.experiments import start_levels
+from rsic_diffusers.evaluation.methods import parse_variant
 
 
 def test_a_wave_has_its_power_in_the_band_of_its_frequency():
@@ -27,7 +28,7 @@ def test_a_wave_has_its_power_in_the_band_of_its_frequency():
 
 
 def test_variants_are_names_and_settings():
-    name, settings = start_levels.parse_variant("k 4 to 0.5:preset=fast,k0=4,k1=0.5,old=true")
+    name, settings = parse_variant("k 4 to 0.5:preset=fast,k0=4,k1=0.5,old=true")
     assert (name, settings) == ("k 4 to 0.5", {"preset": "fast", "k0": 4, "k1": 0.5, "old": True})
     base = GuidedSelfRecurrentDDIMScheduler(prediction_type="v_prediction")
     scheduler = start_levels.scheduler_of(base, settings)
@@ -35,7 +36,7 @@ def test_variants_are_names_and_settings():
     assert tuple(scheduler.config.start_noise_factors) == (4, 0.5)
     assert scheduler.config.prediction_type == "v_prediction"
     with pytest.raises(argparse.ArgumentTypeError, match="SETTING=VALUE"):
-        start_levels.parse_variant("fast:preset")
+        parse_variant("fast:preset")
 
 
 def test_the_old_rule_starts_by_m_and_pulls_in_full_at_each_step():

@@ -171,6 +171,9 @@ def test_from_pipe_shares_components_and_takes_the_noise_schedule(base, swapped,
     both = RSICEncoderPipeline.from_pipe(pipeline)
     both.set_progress_bar_config(disable=True)
     assert both.vae is stock.vae and both(small_photo, caption="a woman").bitstream == data
+    # Photos are coded at the side that the UNet was trained on, whichever way the components came.
+    side = 8 * stock.unet.config.sample_size
+    assert [made.config.default_max_side for made in (pipeline, both)] == [side, side]
     assert RSICDecoderPipeline.from_pipe(pipeline, torch_dtype=torch.bfloat16).unet.dtype == torch.bfloat16
 
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from diffusers import DDIMScheduler, RSICDecoderPipeline, StableDiffusionPipeline
-from diffusers.callbacks import PipelineCallback
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback, SDCFGCutoffCallback
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -181,6 +181,9 @@ def test_callbacks_take_and_change_more_than_latents(toy, file, plain):
     assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[1], seen[3])
     with pytest.raises(ValueError, match="may hold"):
         decode(toy, file, callback_on_step_end_tensor_inputs=["noise"])
+    for useless in (SDCFGCutoffCallback(), MultiPipelineCallbacks([callback, SDCFGCutoffCallback()])):
+        with pytest.raises(ValueError, match="SDCFGCutoffCallback expects"):
+            decode(toy, file, callback_on_step_end=useless)
 
 
 def test_freeu_and_vae_tiling_are_switched_on_the_pipeline(own, file, plain):

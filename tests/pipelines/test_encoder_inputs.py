@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rsic_diffusers import Bitstream, RSICEncoderPipeline
-from rsic_diffusers.pipelines.encoder_inputs import load_photo
+from rsic_diffusers.pipelines.encoder_inputs import choose_coded_side, load_photo
 from rsic_diffusers.referring.weight_map import DEFAULT_WEIGHT
 
 
@@ -155,6 +155,20 @@ def test_max_side_comes_from_the_checkpoint(encoder, decoder, photo, tmp_path):
     unet_side = 8 * decoder.unet.config.sample_size
     made = RSICEncoderPipeline.from_pipe(decoder)
     assert made.config.default_max_side in (unet_side, decoder.config.get("default_max_side"))
+
+
+@pytest.mark.parametrize(
+    "height, width, max_side, coded_side",
+    [
+        (300, 900, 768, 768),
+        (500, 770, None, None),
+        (500, 770, 1024, 768),
+        (1500, 2178, 4096, None),
+        (9, 3000, 4096, None),
+    ],
+)
+def test_slightly_too_large_photos_are_coded_at_the_multiple_below(height, width, max_side, coded_side):
+    assert choose_coded_side(height, width, max_side) == coded_side  # the format knows sides up to 2048
 
 
 def test_half_precision_that_overflows_is_encoded_in_float32(tile, tile_file, warnings_of_the_package, monkeypatch):

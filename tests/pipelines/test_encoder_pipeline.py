@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from rsic_diffusers import Bitstream
+from rsic_diffusers.pipelines.encoding_job import share_bytes
 
 
 BOX = (50, 20, 150, 140)
@@ -73,3 +74,7 @@ def test_the_map_is_shown_over_the_photo(encoder, photo):
     np.testing.assert_array_equal(
         encoder([tensor], box=[(64, 64, 256, 256)], weight=1, background=0).map_image()[0], shown
     )
+
+
+def test_bytes_are_shared_among_the_scales_that_there_are():
+    assert share_bytes(100, {0: 10.0, 2: 30.0, 3: 60.0}) == {"f0": 10, "f2": 30, "f3": 60}

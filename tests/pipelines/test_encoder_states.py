@@ -1,7 +1,13 @@
-"""Encoding under torch's modes gives the same bytes."""
+"""Encoding under torch's modes gives the same bytes, and in threads beside a decoder the same captions."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+
+from rsic_diffusers import RSICEncoderPipeline
+from rsic_diffusers.description.caption_checks import check_caption
 
 
 OPTIONS = {"caption": "a woman in a cap", "box": (10, 10, 50, 50)}
@@ -28,3 +34,23 @@ def test_a_default_device_that_holds_nothing(encoder, crop, expected):
 def test_inference_mode(encoder, crop, expected):
     with torch.inference_mode():
         assert encoder(crop, **OPTIONS).bitstream == expected
+
+
+def test_encoder_and_decoder_take_turns_at_the_tokenizer_they_share(decoder):
+    """A tokenizer keeps the padding of its last call; the embeddings of captions need one length."""
+    shared = RSICEncoderPipeline.from_pipe(decoder)
+    captions = ["a cat", "a woman in a navy uniform and cap in front of a flag"]
+    embedded = threading.Event()
+
+    def check():
+        while not embedded.is_set():
+            for caption in captions:
+                check_caption(caption, shared.tokenizer)
+
+    with ThreadPoolExecutor(2) as pool:
+        checks = [pool.submit(check) for _ in range(2)]
+        try:
+            shapes = {decoder.encode_texts(captions, torch.device("cpu")).shape for _ in range(60)}
+        finally:
+            embedded.set()
+    assert shapes == {(2, 77, 128)} and not any(done.exception() for done in checks)

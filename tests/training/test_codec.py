@@ -98,7 +98,7 @@ def test_profiles_and_single_options(vae, tmp_path):
 
 def test_the_loss_is_the_papers():
     """sum R + 0.01 exp(7 M) 64 MSE / variance: bits per pixel times 64 are bits per latent position."""
-    from codec import lambda_of, rate_distortion_loss
+    from codec import rate_distortion_loss
 
     hsvlc = make_small_codec()
     latents = 3 * torch.randn(1, 4, 16, 16, generator=torch.manual_seed(1))
@@ -110,7 +110,8 @@ def test_the_loss_is_the_papers():
     error = float((output.sample - latents).square().mean()) / 9.0
     expected = 64 * (bits_per_pixel + 0.01 * math.exp(7 * weight) * error)
     expected /= math.sqrt(0.64 * math.exp(7 * weight) / 9.0)  # the balance between samples
-    lambda_map = lambda_of(hsvlc, weight_map, variance)
+    hsvlc.register_to_config(latent_variance=variance)
+    lambda_map = hsvlc.lambda_at(weight_map)
 
     def with_bits(latents, weight_map, finest):
         return hsvlc(latents, weight_map, finest=finest, return_bits=True)
@@ -122,7 +123,7 @@ def test_the_loss_is_the_papers():
 
 
 def test_half_precision_and_channels_last_change_nothing_much():
-    from codec import lambda_of, rate_distortion_loss
+    from codec import rate_distortion_loss
 
     losses, gradients = [], []
     for fast in (False, True):
@@ -134,7 +135,8 @@ def test_half_precision_and_channels_last_change_nothing_much():
         weight_map = torch.full((2, 1, 4, 4), 0.75)
         torch.manual_seed(2)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            lambda_map = lambda_of(hsvlc, weight_map, [1.0] * 4)
+            hsvlc.register_to_config(latent_variance=[1.0] * 4)
+            lambda_map = hsvlc.lambda_at(weight_map)
             loss, _ = rate_distortion_loss(hsvlc, latents, weight_map, lambda_map, torch.tensor([3, 3]))
         loss.backward()
         losses.append(loss.item())

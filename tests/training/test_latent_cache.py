@@ -209,3 +209,14 @@ def test_a_dataset_is_what_its_folder_is(streaming, folder, vae, tmp_path):
     assert len(load_latents(counting, some, FitPhoto(64, 768), cache, ACCELERATOR)) == 2
     with pytest.raises(ValueError, match="no column"):
         dataset_photos(folder, "picture", streaming=streaming)
+
+
+def test_runs_that_share_a_cache_keep_each_others_latents(tmp_path):
+    from latent_cache import ShardWriter, find_shards
+
+    writers = [ShardWriter(tmp_path) for _ in range(2)]
+    for keys, writer in zip((("a", "b", "c"), ("a",)), writers, strict=True):
+        for key in keys:
+            writer.add(key, torch.zeros(4, 1, 1), {})
+        writer.flush()
+    assert set(find_shards(tmp_path)) == {"a", "b", "c"}

@@ -114,6 +114,23 @@ def test_the_clock_ends_a_run_and_lowers_its_learning_rate(run, clock):
     assert again[0] == seen[6:] and again[1] == pytest.approx(weight)
 
 
+def test_a_resumed_run_may_be_given_more_minutes(clock):
+    """The learning rate then goes on from what is done of the new ones, without those of the encoding."""
+    from clock import TrainingClock
+
+    first = TrainingClock(Namespace(max_train_minutes=10))
+    clock[0] = 300.0
+    first.begin()
+    clock[0] = 540.0
+    assert first.part_of_training() == pytest.approx(4 / 5)
+    state = first.state_dict()
+    clock[0] = 0.0
+    second = TrainingClock(Namespace(max_train_minutes=20))
+    second.load_state_dict(state)
+    second.begin()
+    assert second.part_of_training() == pytest.approx(4 / 15)
+
+
 def test_a_clock_that_runs_out_before_the_first_step_is_an_error(run, clock):
     clock[0] = 61.0
     with pytest.raises(SystemExit, match="1 minutes were over before the first step"):

@@ -27,7 +27,6 @@ Needs the extra: pip install "rsic-diffusers[evaluation]"
 """
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ from ... import GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncod
 from ...pipelines.latents import decode_latents, encode_image
 from ...referring.demands import check_weight
 from ..equal_size import pair_at_equal_size
+from ..methods import parse_variant
 from ..metrics import load_available, load_picture_metrics
 from ..photos import Photo, find_photos
 
@@ -89,21 +89,6 @@ class CodedPhoto:
     image: object
     latents: torch.Tensor
     region: np.ndarray
-
-
-def parse_variant(text: str) -> tuple[str, dict]:
-    """ "NAME:SETTING=VALUE,..." as a name and settings; values are JSON, or else words."""
-    name, _, rest = text.partition(":")
-    settings = {}
-    for setting in filter(None, rest.split(",")):
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise argparse.ArgumentTypeError(f"{setting!r} in {text!r} must be SETTING=VALUE.")
-        try:
-            settings[key.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[key.strip()] = value.strip()
-    return name.strip(), settings
 
 
 def parse_args(arguments=None):

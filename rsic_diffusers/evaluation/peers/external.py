@@ -54,7 +54,7 @@ class ExternalPeer:
         return self.sizes[_stem(name)]
 
     def digest(self, name: str) -> str:
-        """Another one when the picture or the size of the photo `name` is another."""
+        """Changes when the decoded picture or the size of the photo `name` does."""
         stem = _stem(name)
         contents = [str(self.sizes.get(stem)).encode(), *(path.read_bytes() for path in self._pictures(stem))]
         return hashlib.sha256(b" ".join(contents)).hexdigest()

@@ -2,12 +2,12 @@
 
 from PIL import Image
 
-from ...bitstream import DEFAULT_MAX_SIDE, reduced_size
-from ...referring.weight_map import DEFAULT_WEIGHT
-from ..equal_size import encode_at_size
-from ..metrics import psnr
-from ..peers import best_standard_codec
-from ..sheet import draw_box, make_sheet
+from ..bitstream import DEFAULT_MAX_SIDE, reduced_size
+from ..referring.weight_map import DEFAULT_WEIGHT
+from .equal_size import encode_at_size
+from .metrics import psnr
+from .peers import best_standard_codec
+from .sheet import draw_box, make_sheet
 
 
 def reduce(image, boxes):
