@@ -79,7 +79,10 @@ def to_rgb(image: Image.Image, background="white") -> Image.Image:
     image = _to_srgb(image, profile)
     if alpha is not None:
         image = Image.composite(image, Image.new("RGB", image.size, colour), alpha)
-    return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image
+    if orientation in TRANSPOSES:
+        image = image.transpose(TRANSPOSES[orientation])
+    image.info = {}  # Pillow keeps the orientation and the profile, and whoever reads them would apply them again
+    return image
 
 
 def array_to_rgb(array: np.ndarray, background="white") -> np.ndarray:

@@ -149,7 +149,9 @@ def test_photos_with_odd_exif_are_turned_upright(small, orientation, tmp_path):
         7: stored[::-1, ::-1].swapaxes(0, 1),
         8: stored[:, ::-1].swapaxes(0, 1),
     }[orientation]
-    np.testing.assert_array_equal(np.asarray(open_image(path)), upright)
+    opened = open_image(path)
+    np.testing.assert_array_equal(np.asarray(opened), upright)
+    np.testing.assert_array_equal(np.asarray(to_rgb(opened)), upright)  # it goes to the encoder so
 
 
 def test_broken_exif_is_ignored(small, tmp_path):
