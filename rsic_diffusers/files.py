@@ -31,7 +31,10 @@ def write_file(path, data: bytes) -> None:
         path.write_bytes(data)  # a device or a pipe: there is nothing to keep whole
         return
     prefix = f"{PART_PREFIX}{_MACHINE}-{os.getpid()}-"
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=PART_SUFFIX)
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=PART_SUFFIX)
+    except OSError as error:
+        raise _named(error, path if path.parent.exists() else path.parent) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -76,5 +79,13 @@ def check_writable(folder) -> None:
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent
-    with tempfile.TemporaryFile(dir=folder, prefix=PART_PREFIX):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=PART_PREFIX):
+            pass
+    except OSError as error:
+        raise _named(error, folder) from None
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """The same error, of the file or folder that was meant rather than of a temporary file."""
+    return type(error)(error.errno, error.strerror, str(path))

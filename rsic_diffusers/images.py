@@ -67,7 +67,7 @@ def to_rgb(image: Image.Image, background="white") -> Image.Image:
         ImageError: Values without an agreed meaning: 32-bit integers, floats outside [0, 1], or numbers in a 16-bit
             image that all fit in 12 bits.
     """
-    colour = _as_colour(background)
+    colour = as_colour(background)
     image.load()
     orientation, profile = _orientation(image), image.info.get("icc_profile")
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
@@ -107,7 +107,7 @@ def array_to_rgb(array: np.ndarray, background="white") -> np.ndarray:
     pixels = pixels.astype(np.float32)
     if pixels.shape[2] in (2, 4):
         alpha = pixels[..., -1:]
-        backdrop = np.array(_as_colour(background), np.float32) / 255
+        backdrop = np.array(as_colour(background), np.float32) / 255
         return pixels[..., :-1] * alpha + backdrop * (1 - alpha)
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
@@ -232,7 +232,8 @@ def _head(file) -> bytes:
     return file.read(32)
 
 
-def _as_colour(background) -> tuple[int, int, int]:
+def as_colour(background) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of a name that Pillow knows, "#rrggbb" or (r, g, b); ValueError for others."""
     try:
         red, green, blue = (ImageColor.getrgb(background) if isinstance(background, str) else background)[:3]
         return int(red), int(green), int(blue)

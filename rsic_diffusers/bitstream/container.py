@@ -137,7 +137,7 @@ class Bitstream:
     def from_bytes(cls, data: bytes) -> "Bitstream":
         """Read a file's bytes.
 
-        Every file has one spelling: what is read here is written by `to_bytes` as the same bytes.
+        What is read here is written by `to_bytes` as the same bytes.
 
         Raises:
             BitstreamError: What is wrong with them, and where.
@@ -176,11 +176,17 @@ class Bitstream:
         Raises:
             BitstreamError: What is wrong with it. A file larger than any `.rsic` file is refused unread.
             OSError: The path cannot be read.
+            TypeError: It is none of these.
         """
         if isinstance(source, (bytes, bytearray, memoryview)):
             return cls.from_bytes(bytes(source))
         if hasattr(source, "read"):
             return cls.from_bytes(_read_limited(source))
+        if not isinstance(source, (str, os.PathLike)):  # open() would take a number for a file that is open already
+            raise TypeError(
+                f"A file must be a path, bytes or a binary file object, got {type(source).__name__}; of an encoder's "
+                "output, give its bitstream."
+            )
         with open(source, "rb") as file:
             status = os.fstat(file.fileno())
             if stat.S_ISREG(status.st_mode) and status.st_size > MAX_FILE_BYTES:

@@ -58,7 +58,7 @@ def max_pixels_arguments() -> argparse.ArgumentParser:
     """--max-pixels, as a parent of parsers."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
-        "--max-pixels", type=int, metavar="N", help="refuse larger pictures (the format's limit by default)"
+        "--max-pixels", type=parse_count, metavar="N", help="refuse larger pictures (the format's limit by default)"
     )
     return parser
 
@@ -89,6 +89,13 @@ def parse_numbers(count: int, weighted: bool = True):
         return values, weight
 
     return parse
+
+
+def parse_count(text: str) -> int:
+    """A whole number from 1 up."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text!r}")
+    return int(text)
 
 
 def parse_phrase(text: str):

@@ -63,6 +63,8 @@ class DecodeCommand(BaseRSICCommand):
 
     def run(self) -> int | None:
         args = self.args
+        if not args.file:
+            raise ValueError("The name of the file is empty; give a file, a folder, or - for standard input.")
         settings = _settings(args)
         if args.file != STANDARD and Path(args.file).is_dir():
             return _decode_folder(args, settings)

@@ -70,6 +70,8 @@ class EncodeCommand(BaseRSICCommand):
 
     def run(self) -> int | None:
         args = self.args
+        if not args.photo:
+            raise ValueError("The name of the photo is empty; give a file, a folder, or - for standard input.")
         if args.refer and not args.referring_model:
             raise ValueError(
                 "--refer needs a model that finds it in the photo; name one with --referring-model (a CLIP or CLIPSeg "
@@ -145,8 +147,8 @@ def _add_coding_arguments(parser) -> None:
         "--max-side",
         type=int,
         metavar="PIXELS",
-        help="code a larger photo at this size; the decoder enlarges it again (what the model was trained for, or "
-        "768; 0: never)",
+        help="code a photo with a longer side smaller, its long side at the multiple of 128 at or below this; the "
+        "decoder enlarges it again (what the model was trained for, or 768; 0: never)",
     )
     parser.add_argument(
         "--background-color",

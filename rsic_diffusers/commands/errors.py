@@ -3,6 +3,7 @@
 import re
 
 from .. import error_sentences
+from ..referring.demands import UnknownKeyError
 
 
 # What the pipelines call it, and what the command line does.
@@ -40,8 +41,8 @@ def as_sentence(error) -> str:
     The pipelines speak of their arguments (`referring_model=`); here they are named as they are typed.
     """
     text = error_sentences.as_sentence(error)
-    if isinstance(error, OSError) and error.filename:
-        return text  # a file's name stays as it is
+    if isinstance(error, UnknownKeyError) or (isinstance(error, OSError) and error.filename):
+        return text  # the names in it are none of the pipelines' arguments
     text = _AS_ARGUMENT.sub(lambda match: f"{OPTIONS[match[1]]} {match['value'] or ''}".rstrip(), text)
     text = _AS_NAME.sub(lambda match: OPTIONS[match[1]], text)
     return _AT_START.sub(lambda match: OPTIONS[match[1]], text)

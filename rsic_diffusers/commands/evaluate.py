@@ -41,7 +41,7 @@ def add_photo_options(parser) -> None:
         "--max-side",
         type=int,
         metavar="PIXELS",
-        help="code a larger photo at this size (the model's own, 768 for rsic-tiny; 0: never)",
+        help="code larger photos smaller, see rsic encode (the model's own, 768 for rsic-tiny; 0: never)",
     )
     parser.add_argument(
         "--refine",

@@ -7,6 +7,9 @@ from .errors import as_sentence
 from .startup import leave_out_unused_imports
 
 
+HTTP_LIBRARIES = ("http", "requests", "urllib3")  # how the names of such packages begin
+
+
 def find_device(args):
     """The device asked for, refused before anything is loaded if it cannot be used."""
     import torch
@@ -110,8 +113,10 @@ def _load(name: str, load, *args, **kwargs):
 
     try:
         return load(*args, **kwargs)
-    except (OSError, HFValidationError) as error:
-        if Path(name).exists() or isinstance(error, MemoryError):
+    except Exception as error:
+        # Without a network the Hub's client may raise an error of its HTTP library, which depends on its version.
+        is_of_network = type(error).__module__.split(".")[0].startswith(HTTP_LIBRARIES)
+        if Path(name).exists() or not (is_of_network or isinstance(error, (OSError, HFValidationError))):
             raise
         raise ValueError(_not_found(name, error)) from None
 

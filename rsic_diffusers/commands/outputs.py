@@ -32,8 +32,9 @@ def read_file(name: str) -> bytes:
 
 def open_photo(name: str, args):
     """The photo of that name, or on standard input, as a PIL image; refused if it has more than `--max-pixels`."""
-    from ..images import MAX_IMAGE_PIXELS, open_image
+    from ..images import MAX_IMAGE_PIXELS, as_colour, open_image
 
+    as_colour(args.background_color)  # before the photo, which is not at fault
     source = io.BytesIO(sys.stdin.buffer.read()) if name == STANDARD else name
     return open_image(source, args.background_color, args.max_pixels or MAX_IMAGE_PIXELS)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
+from ..bitstream.sizes import SIDE_STEP
 from ..folders import share_of_work
-from ..pipelines.encoder_inputs import CHECKPOINT_MAX_SIDE
+from ..pipelines.encoder_inputs import CHECKPOINT_MAX_SIDE, check_limit
 from ..pipelines.presets import PAPER, PRESETS
-from ..referring.demands import check_weight
+from ..referring.demands import UnknownKeyError, check_weight
 from ..referring.weight_map import DEFAULT_WEIGHT
 from .ledger import Ledger
 from .methods import VAE_ALONE, Method, ablations, own_methods
@@ -68,17 +69,7 @@ class EvaluationPlan:
 
     def __post_init__(self):
         self.weights, self.presets = list(dict.fromkeys(self.weights)), list(dict.fromkeys(self.presets))
-        for weight in self.weights:
-            check_weight("weight", weight)
-        if self.background is not None:
-            check_weight("background", self.background)
-        unknown = [preset for preset in self.presets if preset not in (None, *PRESETS)]
-        if unknown:
-            raise ValueError(f"There is no preset {', '.join(unknown)}; choose from {', '.join(PRESETS)}.")
-        if self.referring_model and not all(photo.phrase for photo in self.photos):
-            raise ValueError("A referring model needs a phrase for each photo; give annotations that hold them.")
-        if self.single_layer and not self.with_ablations:
-            raise ValueError("A single-layer codec is for an ablation; ask for the ablations too.")
+        self._check_arguments()
         self.share = share_of_work()
         self.mine = self.photos[self.share.process_index :: self.share.num_processes]
         self.ledger = Ledger(self.output, self.share.process_index)
@@ -89,7 +80,7 @@ class EvaluationPlan:
         for name, arguments in self.variants:
             known = {"preset", *PAPER}
             if not arguments.keys() <= known or None in arguments.values():
-                raise ValueError(f"The variant {name!r} may set {', '.join(sorted(known))}; got {arguments}.")
+                raise UnknownKeyError(f"The variant {name!r} may set {', '.join(sorted(known))}; got {arguments}.")
             arguments = {"preset": self.presets[0], **arguments}
             if arguments["preset"] not in (None, *PRESETS):
                 raise ValueError(
@@ -97,9 +88,35 @@ class EvaluationPlan:
                 )
             self.methods.append(Method(name, self.methods[0].encoding, arguments))
         self._load_instruments()
+        self._note_photos_without_a_region()
         names = [*(method.name for method in self.methods), VAE_ALONE, *self.peers]
         if len({_folder_name(name, 0) for name in names}) < len(names) or any("/" in name for name in names):
             raise ValueError(f"Rows must have names of their own, without a slash; these are {', '.join(names)}.")
+
+    def _check_arguments(self):
+        for weight in self.weights:
+            check_weight("weight", weight)
+        if self.background is not None:
+            check_weight("background", self.background)
+        if self.max_side != CHECKPOINT_MAX_SIDE:
+            check_limit("max_side", self.max_side, SIDE_STEP)
+        check_limit("refinement_steps", self.refinement_steps, 0)
+        unknown = [preset for preset in self.presets if preset not in (None, *PRESETS)]
+        if unknown:
+            raise ValueError(f"There is no preset {', '.join(unknown)}; choose from {', '.join(PRESETS)}.")
+        if self.referring_model and not all(photo.phrase for photo in self.photos):
+            raise ValueError("A referring model needs a phrase for each photo; give annotations that hold them.")
+        if self.single_layer and not self.with_ablations:
+            raise ValueError("A single-layer codec is for an ablation; ask for the ablations too.")
+
+    def _note_photos_without_a_region(self):
+        unasked = sum(not (self.referring_model or photo.box or photo.mask_path) for photo in self.photos)
+        if self.has_regions and unasked and self.share.is_main_process:
+            print(
+                f"{unasked} of the {len(self.photos)} photos have neither box nor mask: in the rows of referring mode "
+                "they have one M everywhere, and no figures inside and outside a region.",
+                file=sys.stderr,
+            )
 
     def _load_instruments(self):
         """Other codecs and metrics, and a line on each that cannot be had."""
@@ -119,6 +136,9 @@ class EvaluationPlan:
         known = {**PICTURE_METRICS, **SET_METRICS}
         names = self.metrics or [name for name, metric in known.items() if metric.by_default]
         names = list(known) if "all" in names else names
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"There is no metric {', '.join(unknown)}; choose from {', '.join(known)}, or all.")
         of_sets = [name for name in names if name in SET_METRICS]
         of_pictures = [name for name in names if name not in SET_METRICS]
         self.picture_metrics, reasons = load_available(load_picture_metrics, of_pictures, self.device)

@@ -4,7 +4,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback, SDCFGCutoffCallback
+from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
 
 from ..bitstream import Bitstream, BitstreamError
 from ..bitstream.sizes import MAX_PIXELS, MAX_RETURNED_PIXELS
@@ -80,8 +80,10 @@ def check_output_type(output_type) -> None:
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
 
 
-def check_callback(callback: PipelineCallback | MultiPipelineCallbacks) -> None:
-    """ValueError for one of diffusers' callbacks that would do nothing here."""
+def check_callback(callback) -> None:
+    """ValueError for what cannot be called, and for one of diffusers' callbacks that would do nothing here."""
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback_on_step_end must be a function or None, got {callback!r}.")
     callbacks = callback.callbacks if isinstance(callback, MultiPipelineCallbacks) else [callback]
     if any(isinstance(one, SDCFGCutoffCallback) for one in callbacks):
         raise ValueError(

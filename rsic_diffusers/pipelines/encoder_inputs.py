@@ -9,7 +9,7 @@ import torch
 
 from ..bitstream import MAX_CODED_SIDE, MAX_PIXELS, MAX_RETURNED_PIXELS, MAX_SIDE, MIN_SIDE, SIDE_STEP
 from ..bitstream.caption_coding import encode_caption
-from ..images import array_to_rgb, is_file, open_image, to_rgb
+from ..images import array_to_rgb, as_colour, is_file, open_image, to_rgb
 from ..referring.demands import check_levels, check_weight
 
 
@@ -58,6 +58,7 @@ class EncoderSettings:
             if target is not None and not (isinstance(target, Real) and target > 0):
                 raise ValueError(f"{name} must be a number above 0, got {target!r}.")
         check_limit("max_pixels", self.max_pixels, 1)
+        as_colour(self.background_color)
         if self.max_side != CHECKPOINT_MAX_SIDE:
             check_limit("max_side", self.max_side, SIDE_STEP)
         for name in ("caption_bytes", "refinement_steps"):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import PIL.Image
@@ -145,7 +146,7 @@ class RSICDecoderPipeline(
 
     def default_settings(self, preset: str | None = None) -> dict:
         """The sampler's settings by name: those of the preset, and for what it leaves open the scheduler config's."""
-        if preset is not None and preset not in PRESETS:
+        if preset is not None and preset not in list(PRESETS):
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
         return {name: self.scheduler.config[name] for name in PAPER} | (PRESETS[preset] if preset else {})
 
@@ -156,7 +157,13 @@ class RSICDecoderPipeline(
             bitstream (`bytes`, path, or a list of them): The file.
             preset (`str`, *optional*): As for `__call__`.
             settings: Other arguments of `__call__`. The sampler's settings count; upscale and max_pixels are checked.
+
+        Raises:
+            TypeError: `__call__` has no such argument.
         """
+        unknown = settings.keys() - signature(self.__call__).parameters.keys()
+        if unknown:
+            raise TypeError(f"The decoder has no argument {', '.join(sorted(unknown))}.")
         files = read_files(bitstream)
         check_files(files, self.hsvlc.fingerprint, settings.get("upscale", True), settings.get("max_pixels"))
         settings = self._resolve_settings(preset, settings)
@@ -405,8 +412,8 @@ class RSICDecoderPipeline(
                 only a code stream that no encoder writes is found later, by HSVLC, but still before diffusion.
             ValueError: An argument is of the wrong type or out of range; or the networks gave NaN, in float32 too.
         """
+        check_callback(callback_on_step_end)
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
-            check_callback(callback_on_step_end)
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
         # 1. Check inputs
@@ -506,6 +513,6 @@ def _log_plan(plan: SamplingPlan, settings: dict) -> None:
     logger.info(f"UNet evaluations planned: {plan.num_unet_evaluations}.")
     if settings["num_inference_steps"] and settings["strength"] != 0 and not plan.num_unet_evaluations:
         logger.warning(
-            "M is so high everywhere that no step of diffusion is run: the picture is that of the coded latents. "
-            "More steps (num_inference_steps) or noise (strength) would change it."
+            "No step of diffusion is run, and the picture is that of the coded latents: M is high everywhere, or the "
+            "steps are few. A larger num_inference_steps or strength would change it."
         )

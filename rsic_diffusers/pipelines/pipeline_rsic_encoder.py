@@ -24,6 +24,7 @@ from ..referring.demands import (
     choose_background,
     collect_demands,
     make_weight_map,
+    stands_out,
     weigh_pixels,
 )
 from ..referring.heat_maps import PhraseNotFoundError, ReferringModel, heat_map, min_max
@@ -202,11 +203,14 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             photo.weight_map = WeightMap.constant(weight, *photo.coded_size)
             photo.pixel_weights = expand_to_pixels(photo.weight_map.values, *photo.coded_size)
             return
-        background = choose_background(found) if settings.background is None else settings.background
+        levels, background = settings.levels, settings.background
+        if background is None:
+            background = choose_background(found, levels)
         for demand in found:
-            if settings.background is not None and demand.weight <= background:
+            if not stands_out(demand.weight, background, levels):
                 logger.warning(
-                    f"A demand of weight {demand.weight:g} has no effect: the background has {background:g}."
+                    f"A demand of weight {demand.weight:g} has no effect: rounded to {levels} levels, it is not above "
+                    f"the background, {background:g}."
                 )
         make_map = weigh_pixels if settings.refinement_steps else make_weight_map
         result = make_map(

@@ -100,9 +100,15 @@ def collect_demands(referring=None, box=None, point=None, mask=None, weight: flo
     return demands + ([] if mask is None else [Demand(mask=mask, weight=weight)])
 
 
-def choose_background(demands: list[Demand]) -> float:
-    """M beside the demands if the user does not say it: `DEFAULT_BACKGROUND`, or 0 if one has no more than that."""
-    return DEFAULT_BACKGROUND if all(demand.weight > DEFAULT_BACKGROUND for demand in demands) else 0.0
+def choose_background(demands: list[Demand], levels: int) -> float:
+    """M beside the demands if the user does not say it: `DEFAULT_BACKGROUND`, or 0 if a demand would not stand out."""
+    stand_out = all(stands_out(demand.weight, DEFAULT_BACKGROUND, levels) for demand in demands)
+    return DEFAULT_BACKGROUND if stand_out else 0.0
+
+
+def stands_out(weight: float, background: float, levels: int) -> bool:
+    """Whether a weight is above the background once both are rounded to one of `levels` levels."""
+    return round(weight * (levels - 1)) > round(background * (levels - 1))
 
 
 def make_weight_map(
@@ -260,10 +266,14 @@ def check_levels(levels) -> None:
         raise ValueError(f"levels must be a whole number from {MIN_LEVELS} to {MAX_LEVELS}, got {levels!r}.")
 
 
+class UnknownKeyError(ValueError):
+    """A key that means nothing where it stands. Its message names keys as they are written in the file."""
+
+
 def check_keys(what: str, fields: dict, known) -> None:
     unknown = [str(name) for name in fields if name not in known]
     if unknown:
-        raise ValueError(f"{what} holds {', '.join(unknown)}; known are {', '.join(known)}.")
+        raise UnknownKeyError(f"{what} holds {', '.join(unknown)}; known are {', '.join(known)}.")
 
 
 def _as_list(name: str, value) -> list:

@@ -115,7 +115,7 @@ def test_a_run_without_evaluations_is_said(toy, caplog):
         caplog.clear()
         out = toy(file.to_bytes(), preset="fast", strength=strength, output_type="latent")
         assert out.num_unet_evaluations == 0
-        assert sum("no step of diffusion" in record.getMessage() for record in caplog.records) == lines
+        assert sum("No step of diffusion" in record.getMessage() for record in caplog.records) == lines
 
 
 def test_paper_preset_is_the_papers_settings_whatever_the_scheduler_says(toy):

@@ -127,7 +127,7 @@ def warnings_of_the_package(caplog):
         ({"background": 0.3}, "background=0.3 has no effect"),
         (
             {"box": (0, 0, 40, 40), "weight": 0.2, "background": 0.5},
-            "weight 0.2 has no effect: the background has 0.5",
+            "weight 0.2 has no effect: rounded to 8 levels, it is not above the background, 0.5",
         ),
     ],
 )

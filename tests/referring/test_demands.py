@@ -17,9 +17,16 @@ def map_of(height, width, background=0.0, levels=8, **asked):
     return make_weight_map(height, width, collect_demands(**asked), background, levels)
 
 
-@pytest.mark.parametrize("weights, background", [([1.0], 2 / 7), ([5 / 7, 3 / 7], 2 / 7), ([5 / 7, 2 / 7], 0)])
-def test_the_background_lies_below_every_demand(weights, background):
-    assert choose_background([Demand(point=(9, 9), weight=weight) for weight in weights]) == background
+@pytest.mark.parametrize(
+    "weights, levels, background",
+    [([1.0], 8, 2 / 7), ([5 / 7, 3 / 7], 8, 2 / 7), ([5 / 7, 0.33], 8, 0), ([5 / 7], 3, 0), ([5 / 7], 2, 2 / 7)],
+)
+def test_the_background_lies_below_every_demand(weights, levels, background):
+    """Also once M is rounded: of three levels, 5/7 and 2/7 are both 1/2."""
+    demands = [Demand(point=(32, 32), weight=weight) for weight in weights]
+    assert choose_background(demands, levels) == background
+    values = make_weight_map(64, 640, demands, background, levels).values[0]
+    assert values[0] > values[1:].max()
 
 
 def brute_force_box(height, width, x0, y0, x1, y1, weight, background, levels):
