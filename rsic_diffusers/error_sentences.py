@@ -1,7 +1,7 @@
 """Errors as one sentence."""
 
 
-def as_sentence(error: BaseException) -> str:
+def plain_sentence(error: BaseException) -> str:
     """What went wrong in one sentence that ends with a full stop; the operating system's errors in plain words."""
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"There is no file {error.filename}."

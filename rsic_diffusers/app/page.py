@@ -11,7 +11,7 @@ from gradio_image_annotation import image_annotator
 
 from ..description.caption_checks import fits_in_file
 from ..description.captioners import describe
-from ..error_sentences import as_sentence
+from ..error_sentences import plain_sentence
 from ..files import write_file
 from ..metadata import save_picture
 from ..pipelines.encoder_inputs import DEFAULT_CAPTION_BYTES, DEFAULT_CAPTION_CODEC
@@ -99,7 +99,7 @@ def in_a_sentence(function):
         try:
             return function(*args, **kwargs)
         except (ValueError, OSError, MemoryError, OverflowError, RuntimeError) as error:
-            sentence = as_sentence(error)
+            sentence = plain_sentence(error)
         except Exception:
             logger.exception("An event of the page failed.")
             sentence = "Something went wrong on the server; its log says what."

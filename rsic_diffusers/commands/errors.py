@@ -2,7 +2,7 @@
 
 import re
 
-from .. import error_sentences
+from ..error_sentences import plain_sentence
 from ..referring.demands import UnknownKeyError
 
 
@@ -40,7 +40,7 @@ def as_sentence(error) -> str:
 
     The pipelines speak of their arguments (`referring_model=`); here they are named as they are typed.
     """
-    text = error_sentences.as_sentence(error)
+    text = plain_sentence(error)
     if isinstance(error, UnknownKeyError) or (isinstance(error, OSError) and error.filename):
         return text  # the names in it are none of the pipelines' arguments
     text = _AS_ARGUMENT.sub(lambda match: f"{OPTIONS[match[1]]} {match['value'] or ''}".rstrip(), text)

@@ -1,9 +1,9 @@
 """Components of a Stable Diffusion 1.x checkpoint: a folder, a Hub id, or a single file."""
 
-import errno
 from pathlib import Path
 
 import diffusers
+from diffusers.loaders.single_file_utils import VALID_URL_PREFIXES
 
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from .component_options import dtype_of
@@ -63,8 +63,8 @@ def _load_single_file(path, names, dtype, quantization, config, hub):
             "as a folder first, with StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
         )
     options = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
-    if not str(path).startswith(("http://", "https://")) and not Path(path).exists():
-        raise FileNotFoundError(errno.ENOENT, "There is no such file", str(path))
+    if not str(path).startswith(tuple(VALID_URL_PREFIXES)) and not Path(path).exists():
+        raise ValueError(f"There is no file {path}; give the path of one, or its address on the Hub.")
     if config is not None:
         options["config"] = str(config)
     # With types by component all are loaded in float32 and cast after.

@@ -146,7 +146,7 @@ class RSICDecoderPipeline(
 
     def default_settings(self, preset: str | None = None) -> dict:
         """The sampler's settings by name: those of the preset, and for what it leaves open the scheduler config's."""
-        if preset is not None and preset not in list(PRESETS):
+        if preset not in (None, *PRESETS):
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
         return {name: self.scheduler.config[name] for name in PAPER} | (PRESETS[preset] if preset else {})
 

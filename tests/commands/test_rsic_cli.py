@@ -64,6 +64,12 @@ def test_mask_point_and_global(photo_file, tmp_path, small_photo):
         (["decode", "CUT", "-o", "PHOTO"], "checksum"),
         (["decode", "GOOD NAME"], "exists already"),
         (["encode", "MISSING"], "There is no file"),
+        (["encode", ""], "name of the photo is empty"),
+        (["encode", "PHOTO", "--background-color", "foo"], "encode: A background colour is a name"),
+        (
+            ["decode", "FOREIGN", "-o", "OUT.png", "--base-model", "none.safetensors"],
+            "There is no file none.safetensors",
+        ),
         (["encode", "SMALL"], "at least 64"),
         (["encode", "PHOTO", "--box", "10,10,10,20"], "empty or inverted"),
         (["encode", "PHOTO", "--box", "10,10,999,20"], "outside the picture"),

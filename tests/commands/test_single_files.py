@@ -270,3 +270,12 @@ def test_a_base_model_takes_the_place_of_the_models_own(photo_file, tmp_path, rs
     for option in ("--base-model", "--lora"):
         assert rsic("decode", tmp_path / "a.rsic", "-o", tmp_path / "a.png", option, "nobody/nothing") == 2
         assert "nobody/nothing" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_phone_photo_is_turned_upright_once(small_photo, tmp_path, rsic):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    small_photo.save(tmp_path / "phone.png", exif=exif)
+    assert rsic("encode", tmp_path / "phone.png", "-o", tmp_path / "phone.rsic", "--box", "20,20,160,200") == 0
+    file = Bitstream.read(tmp_path / "phone.rsic")
+    assert (file.width, file.height) == small_photo.size[::-1]

@@ -138,3 +138,17 @@ def test_a_gpu_decodes_the_same_symbols_and_nearly_the_same_picture(encoded, dec
     image = dec(encoded.bitstream).images[0]
     assert psnr(image, decoded_by_default) > 25
     assert np.array_equal(np.asarray(dec(encoded.bitstream).images[0]), np.asarray(image))
+
+
+@pytest.mark.parametrize("source", [3, True, None])
+def test_a_number_is_no_file(decoder, source):
+    """`open` would take it for a file that is open already, and close it."""
+    with pytest.raises(TypeError, match="must be a path, bytes or a binary file object"):
+        decoder(source)
+
+
+def test_misspelt_arguments_are_not_counted_without_a_word(decoder, encoded):
+    with pytest.raises(TypeError, match="no argument num_inference_step"):
+        decoder.count_unet_evaluations(encoded.bitstream, num_inference_step=3)
+    with pytest.raises(ValueError, match="preset must be one of"):
+        decoder.default_settings(["fast"])

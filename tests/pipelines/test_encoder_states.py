@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
 
 from rsic_diffusers import RSICEncoderPipeline
 from rsic_diffusers.description.caption_checks import check_caption
+from rsic_diffusers.pipelines.latents import _in_float32
 
 
 OPTIONS = {"caption": "a woman in a cap", "box": (10, 10, 50, 50)}
@@ -54,3 +56,17 @@ def test_encoder_and_decoder_take_turns_at_the_tokenizer_they_share(decoder):
         finally:
             embedded.set()
     assert shapes == {(2, 77, 128)} and not any(done.exception() for done in checks)
+
+
+def test_a_vae_of_an_offloaded_pipeline_is_copied_without_its_neighbours():
+    """The copy in float32 is made when half precision overflows; the UNet must not come with it."""
+
+    class Neighbour(torch.nn.Linear):
+        def __deepcopy__(self, memo):
+            raise AssertionError("copied")
+
+    _, before = cpu_offload_with_hook(Neighbour(2, 2), "cpu")
+    vae, _ = cpu_offload_with_hook(torch.nn.Linear(2, 2).half(), "cpu", prev_module_hook=before)
+    copied = _in_float32(vae, "cpu")
+    assert copied.weight.dtype == torch.float32 and vae.weight.dtype == torch.float16
+    assert torch.equal(copied(torch.ones(1, 2)), torch.nn.functional.linear(torch.ones(1, 2), *copied.parameters()))
