@@ -22,6 +22,7 @@ from rsic_diffusers.files import write_file
 
 
 # Chosen for rsic-tiny by docs/RESULTS.md.
+VAE = ("--equivariance", 0.35)
 CODEC = ("--profile", "smooth", "--scale_dropout", 0.1, "--code_channels", 32, 24, 16, 16)
 CODEC += ("--hidden_channels", 64, 96, 192, 192, "--prior_channels", 96)
 SAMPLER = ("num_inference_steps=8", "guidance_scale=1.0", "referring_scale=0.0", "start_noise_factors=[40, 1]")
@@ -71,7 +72,7 @@ def list_stages(args) -> list[Stage]:
         stages.append(Stage(name, tuple(map(str, command)), folder / result))
         return stages[-1].result
 
-    vae = add("vae", "train_tiny_vae.py", "vae", *photos, *measured, options=args.vae)
+    vae = add("vae", "train_tiny_vae.py", "vae", *photos, *measured, *VAE, options=args.vae)
     if not args.no_adversarial:
         # After the options of the first stage, whose own --pretrained_vae is not where this one starts.
         shared = (*photos, *measured, *shlex.split(args.vae))

@@ -60,6 +60,27 @@ def test_transforms_are_those_of_pillow(photo):
     assert all(20 < seen[name] < 60 for name in ("half", "three quarters"))
 
 
+def test_the_perceptual_losses_look_from_every_offset(photo):
+    """A period of 4 or 8 pixels in the decoder's output must not go unseen: AlexNet has a stride of 4."""
+    from train_tiny_vae import shifted_window
+
+    photo = np.asarray(photo.crop((0, 0, 48, 40)))
+    picture = torch.tensor(photo).permute(2, 0, 1)[None]
+    rng, offsets = np.random.default_rng(0), set()
+    for _ in range(600):
+        window, negative = shifted_window(rng, picture, 255 - picture)
+        assert torch.equal(window, 255 - negative)
+        pixels = window[0].permute(1, 2, 0).numpy()
+        (offset,) = [
+            (top, left)
+            for top in range(9)
+            for left in range(9)
+            if np.array_equal(pixels, photo[top : top + 32, left : left + 40])
+        ]
+        offsets.add(offset)
+    assert offsets == {(top, left) for top in range(8) for left in range(8)}
+
+
 @pytest.mark.parametrize(
     "rgb, name",
     [((0.9, 0.1, 0.1), "red"), ((0.1, 0.2, 0.9), "blue"), ((0.05, 0.05, 0.1), "black"), ((0.5, 0.5, 0.5), "gray")]
