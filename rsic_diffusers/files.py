@@ -1,8 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, or line by line."""
 
+import json
 import os
 import platform
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
@@ -43,6 +45,35 @@ def write_file(path, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def read_json_lines(paths) -> list[dict]:
+    """The lines of several files of `append_json_line`, in the order of their times.
+
+    Lines that were cut off, where a process was killed or the disk was full, are passed over.
+    """
+    lines = []
+    for path in paths:
+        for text in Path(path).read_bytes().split(b"\n"):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict):
+                lines.append(line)
+    return sorted(lines, key=lambda line: line.get("time", 0))
+
+
+def append_json_line(path, **figures) -> None:
+    """Add one line, with the time, to a file that other processes may add lines to."""
+    # In ASCII, since file names need not be UTF-8, and in one piece.
+    line = json.dumps({**figures, "time": round(time.time(), 3)}).encode("ascii") + b"\n"
+    with open(path, "a+b", buffering=0) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":  # the line before was cut off
+                line = b"\n" + line
+        file.write(line)
 
 
 def refuse_broken_link(path) -> None:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
-from .files import PART_PREFIX, refuse_broken_link, remove_leftovers
+from .files import PART_PREFIX, append_json_line, read_json_lines, refuse_broken_link, remove_leftovers
 
 
 logger = logging.getLogger(__name__)
@@ -163,14 +163,7 @@ class _Report:
         self.folder = folder
         self.path = folder / ("report.jsonl" if process_index is None else f"report-{process_index}.jsonl")
         self.settings = {}
-        lines = []
-        for path in sorted(folder.glob("report*.jsonl")):
-            for text in path.read_bytes().split(b"\n"):
-                try:
-                    lines.append(json.loads(text))
-                except ValueError:  # empty, or cut off where a process was killed
-                    continue
-        for line in sorted(lines, key=lambda line: line.get("time", 0)):
+        for line in read_json_lines(folder.glob("report*.jsonl")):
             if line.get("settings") is not None:
                 self.settings[line["output"]] = line["settings"]
 
@@ -178,10 +171,7 @@ class _Report:
         return target.relative_to(self.folder).as_posix()
 
     def write(self, path: Path, **figures) -> None:
-        # In ASCII, since names need not be UTF-8; in one piece, since other processes may add lines too.
-        line = json.dumps({"file": str(path), **figures, "time": round(time.time(), 3)}) + "\n"
-        with open(self.path, "ab", buffering=0) as file:
-            file.write(line.encode("ascii"))
+        append_json_line(self.path, file=str(path), **figures)
 
 
 def _to_do(paths: list[Path], jobs: dict[Path, Path], settings: dict, report: _Report) -> list[Path]:

@@ -25,6 +25,7 @@ TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
+QUARTER_TURNS = {TRANSPOSES[orientation] for orientation in (5, 6, 7, 8)}
 
 
 class ImageError(ValueError):
@@ -249,6 +250,17 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTag.Orientation, 1))
     except Exception:  # broken EXIF fails in as many ways as broken files
         return 1
+
+
+def upright_size(path) -> tuple[int, int] | None:
+    """Height and width of a photo turned upright, without reading its pixels; None of what is no photo."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = TRANSPOSES.get(_orientation(image)) in QUARTER_TURNS
+    except Exception:  # Pillow's plugins raise all kinds
+        return None
+    return (width, height) if turned else (height, width)
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

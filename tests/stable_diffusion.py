@@ -7,7 +7,7 @@ import shutil
 from diffusers import PNDMScheduler
 from safetensors.torch import save_file
 
-from rsic_diffusers.evaluation.experiments.random_stable_diffusion import SD15
+from rsic_diffusers.evaluation.random_stable_diffusion import SD15
 
 
 SMALL = {

@@ -2,8 +2,9 @@
 
     python training/measure_hsvlc.py rsic_diffusers/checkpoints/rsic-tiny --photos photos
 
-The folder holds a `vae` and an `hsvlc`. The config of the latter gets the latents' variance, and bits per pixel and
-latent error at M = 0, 1/7, ..., 1. Its weights are not touched. `train_hsvlc.py` does the same when it ends.
+The folder holds a `vae` and an `hsvlc`. The config of the latter gets bits per pixel and latent error at M = 0, 1/7,
+..., 1, as `train_hsvlc.py` writes them when it ends. Neither weights nor a latent_variance that is there are touched:
+lambda(M) is relative to it. A codec without one gets that of these photos.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def main():
     measure_codec(hsvlc, photo_latents(vae, photos, args.max_side))
     path = args.model / "hsvlc" / "config.json"
     config = json.loads(path.read_text())
-    config.update({name: hsvlc.config[name] for name in MEASURED})
+    kept = {"latent_variance"} if config.get("latent_variance") is not None else set()
+    config.update({name: hsvlc.config[name] for name in MEASURED if name not in kept})
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     print({name: config[name] for name in MEASURED})
 

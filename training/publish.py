@@ -1,6 +1,6 @@
 """Make a Hub repo of a trained codec, check that it loads, and push it.
 
-    python training/publish.py --hsvlc runs/hsvlc/hsvlc --output rsic-sd15 --dry-run
+    python training/publish.py --hsvlc runs/hsvlc/hsvlc --output rsic-sd15 --dry_run
     python training/publish.py --hsvlc runs/hsvlc/hsvlc --output rsic-sd15 --repo_id user/rsic-sd15
 
 The repo is thin: it holds the codec, the sampler's settings, model_index.json with the base's id, and a model card
@@ -33,14 +33,14 @@ def parse_args():
     parser.add_argument("--repo_id", help="Where to push: user/name.")
     parser.add_argument("--space", help="Also push the page of hub_configs/space for this repo: user/name of a Space.")
     parser.add_argument("--private", action="store_true")
-    parser.add_argument("--dry-run", action="store_true", help="Leave the repo in its folder.")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Leave the repo in its folder.")
     args = parser.parse_args()
     if not (args.hsvlc / "config.json").exists():
         parser.error(f"{args.hsvlc} holds no codec; give the folder that train_hsvlc.py exported.")
     if args.output.exists():
         parser.error(f"{args.output} exists; give a new folder.")
     if not args.dry_run and not args.repo_id:
-        parser.error("Give --repo_id user/name to push to, or --dry-run.")
+        parser.error("Give --repo_id user/name to push to, or --dry_run.")
     if not args.dry_run and not args.full and Path(args.base).exists():
         parser.error(f"--base {args.base} is a folder of this machine; others need a Hub id, or --full.")
     try:

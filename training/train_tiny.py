@@ -82,7 +82,7 @@ def list_stages(args) -> list[Stage]:
     model = ("--pretrained_model_name_or_path", base)
     hsvlc = add("hsvlc", "train_hsvlc.py", "hsvlc", *photos, *measured, *model, *CODEC, options=args.hsvlc)
     repo = args.output_dir / "rsic-tiny"
-    publish = ("publish.py", "--full", "--base", base, "--hsvlc", hsvlc, "--output", repo, "--dry-run")
+    publish = ("publish.py", "--full", "--base", base, "--hsvlc", hsvlc, "--output", repo, "--dry_run")
     stages.append(Stage("rsic-tiny", tuple(map(str, (*publish, "--scheduler", *SAMPLER))), repo))
     return stages
 

@@ -68,8 +68,8 @@ def parse_args():
         "--focus_below",
         type=int,
         default=1000,
-        help="Four of five timesteps are drawn below this one: 400 trains mostly those that a decoder of strength "
-        "0.35 ever sees. Default: all alike.",
+        help="Four of five timesteps are drawn below this one. Decoders start below a timestep that depends on the "
+        "codec's error, about 800 for rsic-tiny. Default: all alike.",
     )
     add_training_arguments(parser, cpu=DEFAULTS)
     args = parser.parse_args()

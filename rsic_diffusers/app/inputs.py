@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ..bitstream import Bitstream, reduced_size
-from ..commands.arguments import parse_numbers
 from ..images import open_image
 from ..referring.demands import Demand
+from ..typed_numbers import parse_numbers
 from .limits import MAX_BOXES, MAX_CODED_PIXELS, MAX_PHOTO_PIXELS, MAX_UPLOAD_BYTES, WORK_SIDE
 
 

@@ -9,15 +9,17 @@ from pathlib import Path
 import gradio as gr
 from gradio_image_annotation import image_annotator
 
+from ..bitstream.caption_coding import DEFAULT_CAPTION_BYTES, DEFAULT_CAPTION_CODEC
 from ..description.caption_checks import fits_in_file
 from ..description.captioners import describe
 from ..error_sentences import plain_sentence
+from ..example_photo import BOX, CAPTION, example_path
 from ..files import write_file
 from ..metadata import save_picture
-from ..pipelines.encoder_inputs import DEFAULT_CAPTION_BYTES, DEFAULT_CAPTION_CODEC
 from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from . import inputs, work
 from .limits import (
+    KEEP_SECONDS,
     MAX_BOXES,
     MAX_CAPTION_CHARACTERS,
     MAX_UPLOAD_BYTES,
@@ -34,8 +36,7 @@ Mark what must stay true to the photo. The bytes go there; the rest is *imagined
 pictures say which is which.
 
 Model: {model}."""
-EXAMPLE_CAPTION = "a woman in a navy uniform and cap in front of a flag"
-EXAMPLE_BOX = {"xmin": 150, "ymin": 40, "xmax": 370, "ymax": 310}
+EXAMPLE_BOX = dict(zip(("xmin", "ymin", "xmax", "ymax"), BOX, strict=True))
 BOX_COLOUR = "rgb(255, 196, 0)"  # as the annotator itself sends it
 WEIGHT, BACKGROUND = round(DEFAULT_WEIGHT, 2), round(DEFAULT_BACKGROUND, 2)
 PROGRESS = gr.Progress()  # gradio looks for it among the defaults of a function
@@ -53,7 +54,7 @@ def build_page(encoder, decoder, model: str = "rsic-tiny", folder=None) -> gr.Bl
         folder (*optional*): Where results lie for an hour; a new temporary folder by default.
     """
     folder = Path(folder or tempfile.mkdtemp(prefix="rsic-app-"))
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
         gr.Markdown(INTRODUCTION.format(model=html.escape(model)))
         with gr.Tabs():
             with gr.Tab("Encode"):
@@ -123,7 +124,7 @@ def _encode_tab(encoder, decoder, folder) -> None:
             others = gr.Gallery(label="Others of as many bytes", visible=False, columns=2, object_fit="contain")
 
     hidden = {"api_name": False, "show_progress": "hidden", "queue": False}
-    example.click(lambda: (_example_path(), EXAMPLE_CAPTION), None, [photo, caption], **hidden)
+    example.click(lambda: (_copied_example(), CAPTION), None, [photo, caption], **hidden)
     weights = [*box_weights, paint_weight]
     weight.change(lambda value: [value] * len(weights), weight, weights, **hidden)
 
@@ -206,7 +207,7 @@ def _photo_controls(folder):
             gr.Info(
                 f"The page works at {picture.width} x {picture.height} pixels; the command line has no such limit."
             )
-        is_example = Path(path).read_bytes() == Path(_example_path()).read_bytes()
+        is_example = Path(path).read_bytes() == example_path().read_bytes()
         boxes = [{**EXAMPLE_BOX, "color": BOX_COLOUR, "label": ""}] if is_example else []
         return {"image": str(shown), "boxes": boxes}, str(shown), gr.Tabs(visible=True)
 
@@ -219,14 +220,11 @@ def _photo_controls(folder):
     return photo, annotated, typed, editor, paint_weight, box_weights
 
 
-def _example_path():
-    """A portrait in the public domain that matplotlib ships."""
-    from matplotlib.cbook import get_sample_data
-
-    data = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
-    copy = Path(tempfile.gettempdir()) / "rsic-example.jpg"  # gradio serves no files of installed packages
+def _copied_example() -> str:
+    """The path of a copy of the example, since gradio serves no files of installed packages."""
+    copy = Path(tempfile.gettempdir()) / "rsic-example.jpg"
     if not copy.exists():
-        write_file(copy, data.read_bytes())
+        write_file(copy, example_path().read_bytes())
     return str(copy)
 
 

@@ -77,7 +77,7 @@ class Settings:
     """How a visitor wants a photo encoded; see `RSICEncoderPipeline.__call__`.
 
     Args:
-        caption (`str`, *optional*): None asks the captioner.
+        caption (`str`): May be empty.
         weight (`float`): M everywhere, if nothing is marked.
         background (`float`, *optional*): M outside of what is marked.
         target_bytes (`float`, *optional*): Budget.
@@ -85,7 +85,7 @@ class Settings:
         comparisons (`list[str]`): Of `COMPARISONS`.
     """
 
-    caption: str | None
+    caption: str
     weight: float
     background: float | None = None
     target_bytes: float | None = None

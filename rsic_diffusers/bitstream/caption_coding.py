@@ -10,6 +10,8 @@ import brotli
 # The index of a codec is written into files: append only.
 CAPTION_CODECS = ("raw", "zlib", "brotli", "dictionary")
 MAX_CAPTION_BYTES = 4096
+DEFAULT_CAPTION_BYTES = 60  # of what a captioner writes: about what the paper's captions take
+DEFAULT_CAPTION_CODEC = "auto"
 MAX_PAYLOAD_BYTES = MAX_CAPTION_BYTES + 64  # no library makes text longer than by a header and a checksum
 
 
@@ -23,7 +25,21 @@ def caption_dictionary() -> bytes:
     return (" ".join(text.split()) + " ").encode()
 
 
-def encode_caption(caption: str, codec: str = "auto") -> tuple[int, bytes]:
+def check_caption_text(caption: str, codec: str = DEFAULT_CAPTION_CODEC) -> None:
+    """Raise a `ValueError` unless a file can hold this caption, coded so; for the arguments see `encode_caption`."""
+    if not isinstance(caption, str):
+        raise ValueError(f"A caption must be a string, got {type(caption).__name__}.")
+    try:
+        length = len(caption.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ValueError(f"The caption {caption!r} holds half of a surrogate pair, which is no text.") from None
+    if length > MAX_CAPTION_BYTES:
+        raise ValueError(f"The caption has {length} bytes, more than the {MAX_CAPTION_BYTES} a file can hold.")
+    if codec not in ("auto", *CAPTION_CODECS):
+        raise ValueError(f"caption_codec must be one of auto, {', '.join(CAPTION_CODECS)}; got {codec!r}.")
+
+
+def encode_caption(caption: str, codec: str = DEFAULT_CAPTION_CODEC) -> tuple[int, bytes]:
     """Compress a caption.
 
     Args:
@@ -34,11 +50,8 @@ def encode_caption(caption: str, codec: str = "auto") -> tuple[int, bytes]:
     Returns:
         `tuple[int, bytes]`: The codec's number in `CAPTION_CODECS`, and the payload.
     """
-    if codec not in ("auto", *CAPTION_CODECS):
-        raise ValueError(f"caption_codec must be one of auto, {', '.join(CAPTION_CODECS)}; got {codec!r}.")
+    check_caption_text(caption, codec)
     text = caption.encode("utf-8")
-    if len(text) > MAX_CAPTION_BYTES:
-        raise ValueError(f"The caption has {len(text)} bytes, more than the {MAX_CAPTION_BYTES} a file can hold.")
     # The file has a checksum of its own, so deflate goes without zlib's (negative window bits).
     deflate = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=caption_dictionary())
     payloads = {

@@ -26,7 +26,7 @@ import numpy as np
 from ..referring.weight_map import WeightMap, grid_size
 from .caption_coding import (
     CAPTION_CODECS,
-    MAX_CAPTION_BYTES,
+    check_caption_text,
     decode_caption,
     encode_caption,
 )
@@ -82,7 +82,10 @@ class Bitstream:
     def __post_init__(self):
         _check_size(self.width, self.height, self.coded_side)
         _check_map(self.weight_map, grid_size(*self.coded_size))
-        _check_caption(self.caption, self.caption_codec)
+        try:
+            check_caption_text(self.caption, self.caption_codec)
+        except ValueError as error:
+            raise BitstreamError(str(error)) from None
         if not isinstance(self.fingerprint, bytes) or len(self.fingerprint) != FINGERPRINT_BYTES:
             raise BitstreamError(f"A fingerprint is {FINGERPRINT_BYTES} bytes, got {self.fingerprint!r}.")
         pixels = self.coded_size[0] * self.coded_size[1]
@@ -263,19 +266,6 @@ def _check_map(weight_map: WeightMap, grid: tuple[int, int]) -> None:
         raise BitstreamError("A map of one level (global mode) has one value in all cells; this one has several.")
     if levels > 1 and cells.max() >= levels:
         raise BitstreamError(f"A map of {levels} levels holds cells up to {levels - 1}, got {cells.max()}.")
-
-
-def _check_caption(caption: str, codec: str) -> None:
-    if not isinstance(caption, str):
-        raise BitstreamError(f"A caption is a string, got {type(caption).__name__}.")
-    try:
-        length = len(caption.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise BitstreamError(f"The caption {caption!r} holds half of a surrogate pair, which is no text.") from None
-    if length > MAX_CAPTION_BYTES:
-        raise BitstreamError(f"The caption has {length} bytes, more than the {MAX_CAPTION_BYTES} a file can hold.")
-    if codec not in ("auto", *CAPTION_CODECS):
-        raise BitstreamError(f"caption_codec must be one of auto, {', '.join(CAPTION_CODECS)}; got {codec!r}.")
 
 
 def _is_whole(value) -> bool:

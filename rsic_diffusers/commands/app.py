@@ -1,11 +1,10 @@
 """`rsic app`: the page, on this computer."""
 
-import argparse
 import sys
 
 from . import BaseRSICCommand
 from .arguments import base_model_arguments, model_arguments
-from .loading import load_pipeline
+from .loading import load_helpers, load_pipeline
 
 
 class AppCommand(BaseRSICCommand):
@@ -40,19 +39,9 @@ class AppCommand(BaseRSICCommand):
 
 def _load_pipelines(args):
     """Encoder and decoder that share VAE and codec."""
-    decoder_arguments = argparse.Namespace(**{**vars(args), "captioner": None, "referring_model": None})
-    decoder = load_pipeline("RSICDecoderPipeline", decoder_arguments)
+    decoder = load_pipeline("RSICDecoderPipeline", args)
     from ..pipelines.pipeline_rsic_encoder import RSICEncoderPipeline
 
-    helpers = {}
-    if args.referring_model:
-        from ..referring.heat_maps import load_referring_model
-
-        helpers["referring_model"] = load_referring_model(args.referring_model, decoder.device)
-    if args.captioner:
-        from ..description.captioners import Captioner
-
-        helpers["captioner"] = Captioner.from_pretrained(args.captioner, decoder.dtype, decoder.device)
-    encoder = RSICEncoderPipeline.from_pipe(decoder, **helpers)
+    encoder = RSICEncoderPipeline.from_pipe(decoder, **load_helpers(args, decoder.dtype, decoder.device))
     encoder.set_progress_bar_config(disable=True)
     return encoder, decoder

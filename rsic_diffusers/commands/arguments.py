@@ -74,23 +74,6 @@ def join_negative_numbers(argv: list[str]) -> list[str]:
     return joined
 
 
-def parse_numbers(count: int, weighted: bool = True):
-    """A parser of "10,20,90,80" or, if `weighted`, "10,20,90,80:0.6"; gives the numbers, and the weight or None."""
-
-    def parse(text: str):
-        numbers, _, weight = text.partition(":") if weighted else (text, "", "")
-        try:
-            values = tuple(float(part) for part in numbers.split(","))
-            weight = float(weight) if weight else None
-        except ValueError:
-            values = ()
-        if len(values) != count:
-            raise argparse.ArgumentTypeError(f"expected {count} numbers separated by commas, got {text!r}")
-        return values, weight
-
-    return parse
-
-
 def parse_count(text: str) -> int:
     """A whole number from 1 up."""
     if not text.isdecimal() or not int(text):

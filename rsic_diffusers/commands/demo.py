@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from ..example_photo import BOX, CAPTION, example_path
 from ..referring.weight_map import DEFAULT_WEIGHT
+from ..typed_numbers import parse_numbers
 from . import BaseRSICCommand
-from .arguments import caption_arguments, model_arguments, parse_numbers
+from .arguments import caption_arguments, model_arguments
 from .loading import load_pipeline, make_generator
 from .outputs import check_output, check_picture_name, save_image
 
@@ -48,11 +50,8 @@ class DemoCommand(BaseRSICCommand):
             image = open_image(args.photo)
             boxes = boxes or [(image.width / 4, image.height / 4, image.width * 3 / 4, image.height * 3 / 4)]
         else:
-            from matplotlib.cbook import get_sample_data
-
-            image = open_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
-            caption = caption or "a woman in a navy uniform and cap in front of a flag"
-            boxes = boxes or [(150, 40, 370, 310)]
+            image = open_image(example_path())
+            caption, boxes = caption or CAPTION, boxes or [BOX]
         encoder, decoder = load_pipeline("RSICEncoderPipeline", args), load_pipeline("RSICDecoderPipeline", args)
         decoder.default_settings(args.preset)  # a wrong name is refused before anything is encoded
         decoder.set_progress_bar_config(disable=False)

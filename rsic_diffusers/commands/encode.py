@@ -5,7 +5,10 @@ import os
 import sys
 from pathlib import Path
 
+from ..bitstream.caption_coding import DEFAULT_CAPTION_BYTES
+from ..referring.demands import MAX_LEVELS
 from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
+from ..typed_numbers import parse_numbers
 from . import BaseRSICCommand
 from .arguments import (
     base_model_arguments,
@@ -13,10 +16,9 @@ from .arguments import (
     folder_arguments,
     max_pixels_arguments,
     model_arguments,
-    parse_numbers,
     parse_phrase,
 )
-from .demands_file import check_photo_demands, read_demands_of
+from .demands_file import check_photo_demands, read_demands
 from .errors import as_sentence
 from .loading import load_pipeline
 from .outputs import (
@@ -78,7 +80,7 @@ class EncodeCommand(BaseRSICCommand):
                 "of transformers), or say what matters with --box, --point or --mask."
             )
         asked = asked_for(args)
-        listed = read_demands_of(args.demands) if args.demands else {}
+        listed = read_demands(args.demands) if args.demands else {}
         for note in without_effect(args, asked, listed):
             print(f"rsic encode: {note}", file=sys.stderr)
         if not refers_to_a_part(asked, listed):
@@ -127,7 +129,9 @@ def _add_demand_arguments(parser) -> None:
         type=float,
         help=f"fidelity elsewhere, 0 to 1 ({DEFAULT_BACKGROUND:.3f}; 0: all of it is imagined)",
     )
-    parser.add_argument("--levels", type=int, default=8, help="levels of the map, 2 to 8 (8)")
+    parser.add_argument(
+        "--levels", type=int, default=MAX_LEVELS, help="levels of the map, 2 to %(default)s (%(default)s)"
+    )
 
 
 def _add_caption_arguments(parser) -> None:
@@ -137,7 +141,11 @@ def _add_caption_arguments(parser) -> None:
         help="describes what has no caption: LLaVA, SmolVLM, BLIP, ... of transformers, folder or Hub id",
     )
     parser.add_argument(
-        "--caption-bytes", type=int, default=60, metavar="N", help="most bytes for what the captioner says (60)"
+        "--caption-bytes",
+        type=int,
+        default=DEFAULT_CAPTION_BYTES,
+        metavar="N",
+        help="most bytes for what the captioner says (%(default)s)",
     )
 
 
@@ -204,7 +212,7 @@ def without_effect(args, asked: dict, listed: dict) -> list[str]:
             notes.append(
                 "--background has no effect without --refer, --box, --point or --mask; --weight is everywhere."
             )
-        if args.levels != 8:
+        if args.levels != MAX_LEVELS:
             notes.append("--levels has no effect without --refer, --box, --point or --mask.")
     uses_phrases = args.refer or any(
         "phrase" in demand for entry in listed.values() for demand in entry.get("referring", [])
@@ -215,7 +223,7 @@ def without_effect(args, asked: dict, listed: dict) -> list[str]:
         notes.append("--fallback has no effect without --refer.")
     if args.captioner and args.caption is not None:
         notes.append("--captioner has no effect beside --caption.")
-    if args.caption_bytes != 60 and not args.captioner:
+    if args.caption_bytes != DEFAULT_CAPTION_BYTES and not args.captioner:
         notes.append("--caption-bytes has no effect without --captioner.")
     return notes
 

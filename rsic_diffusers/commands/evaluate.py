@@ -23,7 +23,7 @@ network, copy alexnet-owt-7be5be79.pth and vgg16-397923af.pth from another machi
 examples:
   rsic evaluate photos -o out                                           the model against standard codecs
   rsic evaluate photos -o out --weights 0.714 0.429 1 --metrics all     curves, all metrics that can be had
-  rsic evaluate photos -o out --presets fast paper --ablations          the paper's Table I
+  rsic evaluate photos -o out --presets paper --ablations               the paper's Table I
   rsic evaluate photos -o out --external perco=decoded                  another codec: its pictures and sizes.json"""
 
 

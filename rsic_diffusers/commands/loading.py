@@ -59,15 +59,7 @@ def load_pipeline(class_name: str, args):
     if starts_quickly:
         leave_out_unused_imports()
     device, dtype = find_device(args), getattr(torch, args.dtype)
-    components = {}
-    if getattr(args, "captioner", None) and args.caption is None:  # else it would not be asked
-        from ..description.captioners import Captioner
-
-        components["captioner"] = _load(args.captioner, Captioner.from_pretrained, args.captioner, dtype, device)
-    if getattr(args, "referring_model", None):
-        from ..referring.heat_maps import load_referring_model
-
-        components["referring_model"] = _load(args.referring_model, load_referring_model, args.referring_model, device)
+    components = load_helpers(args, dtype, device) if class_name == "RSICEncoderPipeline" else {}
     options = {name: getattr(args, name, None) for name in ("base_model", "variant", "revision")}
     options = {name: value for name, value in options.items() if value is not None}
     pipeline_class = getattr(rsic_diffusers, class_name)
@@ -81,6 +73,20 @@ def load_pipeline(class_name: str, args):
         pipeline.register_modules(tokenizer=_load_tokenizer(args.model))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def load_helpers(args, dtype, device) -> dict:
+    """The captioner and the referring model that were asked for, as components of an encoder."""
+    helpers = {}
+    if getattr(args, "captioner", None) and getattr(args, "caption", None) is None:  # else it would not be asked
+        from ..description.captioners import Captioner
+
+        helpers["captioner"] = _load(args.captioner, Captioner.from_pretrained, args.captioner, dtype, device)
+    if getattr(args, "referring_model", None):
+        from ..referring.heat_maps import load_referring_model
+
+        helpers["referring_model"] = _load(args.referring_model, load_referring_model, args.referring_model, device)
+    return helpers
 
 
 def _can_start_quickly(args) -> bool:

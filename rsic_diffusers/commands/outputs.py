@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..bitstream.container import MAX_FILE_BYTES
 from ..files import check_writable, refuse_broken_link, write_file
+from ..images import HEIF_SUFFIXES
 
 
 STANDARD = "-"
@@ -83,7 +84,7 @@ def check_codec_name(output: Path | None) -> None:
     """Refuse to write codec bytes under the name of a picture."""
     from PIL import Image
 
-    if output and output.suffix.lower() in {*Image.registered_extensions(), ".heic", ".heif"}:
+    if output and output.suffix.lower() in {*Image.registered_extensions(), *HEIF_SUFFIXES}:
         raise ValueError(
             f"{output} has the name of a picture, and what is written is none; give a name ending in .rsic."
         )

@@ -1,6 +1,6 @@
 """Whether a caption can be written to a file, and read by the decoder's text encoder."""
 
-from ..bitstream.caption_coding import encode_caption
+from ..bitstream.caption_coding import check_caption_text, encode_caption
 from ..tokenizer_lock import TOKENIZING
 
 
@@ -12,14 +12,9 @@ def check_caption(caption, tokenizer) -> None:
         tokenizer ([`CLIPTokenizer`] or `None`): The decoder's; None if it is not known.
 
     Raises:
-        ValueError: It is no text, or longer than the text encoder reads.
+        ValueError: It is no text, or longer than a file can hold or the text encoder reads.
     """
-    if not isinstance(caption, str):
-        raise ValueError(f"A caption must be a string, got {type(caption).__name__}.")
-    try:
-        caption.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"The caption {caption!r} holds half of a surrogate pair, which is no text.") from None
+    check_caption_text(caption)
     if tokenizer is None:
         return
     limit = tokenizer.model_max_length

@@ -1,8 +1,9 @@
 """What an evaluation has done, so that an interrupted one goes on."""
 
 import json
-import time
 from pathlib import Path
+
+from ..files import append_json_line, read_json_lines
 
 
 class Ledger:
@@ -20,15 +21,8 @@ class Ledger:
         self.read()
 
     def read(self) -> None:
-        lines = []
-        for path in self.folder.glob("ledger-*.jsonl"):
-            for text in path.read_bytes().split(b"\n"):
-                try:
-                    lines.append(json.loads(text))
-                except ValueError:  # empty, or cut off where a process was killed
-                    continue
         self.entries = {}
-        for line in sorted(lines, key=lambda line: line["time"]):
+        for line in read_json_lines(self.folder.glob("ledger-*.jsonl")):
             self._take(line)
 
     def _take(self, line: dict) -> None:
@@ -46,9 +40,7 @@ class Ledger:
         return entry
 
     def add(self, photo: str, method: str, weight: float, settings: dict, **figures) -> None:
-        line = {"photo": photo, "method": method, "weight": weight, "settings": settings, "time": time.time()}
-        text = json.dumps({**line, **figures})
+        line = {"photo": photo, "method": method, "weight": weight, "settings": settings, **figures}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write("\n" + text)  # a line may have been cut off before this one
-        self._take(json.loads(text))
+        append_json_line(self.path, **line)
+        self._take(json.loads(json.dumps(line)))  # as it will be read

@@ -4,6 +4,8 @@ import argparse
 import json
 from dataclasses import dataclass, field
 
+from ..pipelines.presets import GAMMA, PAPER
+
 
 # The row of the pictures that the VAE makes of the photos' own latents: what no codec of latents can do better than.
 VAE_ALONE = "VAE alone"
@@ -57,10 +59,15 @@ def ablations(preset: str | None, has_regions: bool, has_single_layer: bool) -> 
     parts = ["without GDE"] + ["without RGE"] * has_regions + ["without HSVLC"] * has_single_layer
     methods = [Method(part, part, {"preset": preset}) for part in parts]
     methods.append(Method("without guidance", base, {"preset": preset, "guidance_strength": 0.0}))
-    for T in (10, 30, 50):
-        methods.append(Method(f"T = {T}", base, {"preset": preset, "num_inference_steps": T}))
-    for T_r in (1, 4, 8):
-        methods.append(Method(f"T_r = {T_r}", base, {"preset": preset, "num_recurrence_steps": T_r}))
+    lengths = [{"num_inference_steps": T} for T in (10, 30, 50)] + [{"num_recurrence_steps": T_r} for T_r in (1, 4, 8)]
+    names = {"num_inference_steps": "T", "num_recurrence_steps": "T_r"}
+    for length in lengths:
+        ((name, value),) = length.items()
+        if preset == "paper":
+            # guidance_strength is a total, and the paper's gamma is that of each step, however many there are.
+            steps = PAPER | length
+            length["guidance_strength"] = GAMMA * steps["num_inference_steps"] * steps["num_recurrence_steps"]
+        methods.append(Method(f"{names[name]} = {value}", base, {"preset": preset, **length}))
     return methods
 
 

@@ -183,7 +183,8 @@ def write_report(evaluation, sets: list[dict], num_sheets: int) -> None:
 def _about(evaluation) -> dict:
     """What the figures depend on besides the photos."""
     on_cuda = torch.device(evaluation.device).type == "cuda"
-    asked = ("model", "weights", "presets", "single_layer", "referring_model", "max_side", "seed", "unavailable")
+    asked = ("model", "weights", "background", "presets", "variants", "single_layer", "referring_model", "max_side")
+    asked += ("refinement_steps", "at_size_of", "seed", "unavailable")
     return {
         "command": shlex.join(sys.argv),
         **{name: getattr(evaluation, name) for name in asked},

@@ -20,7 +20,6 @@ from tqdm import tqdm
 from .. import HSVLC, RSICDecoderPipeline, RSICEncoderPipeline
 from ..bitstream import Bitstream
 from ..images import open_image
-from ..pipelines.compatibility import check_latent_space
 from ..pipelines.latents import decode_latents, encode_image, resize
 from ..pipelines.model_version import model_version
 from ..referring.heat_maps import load_referring_model
@@ -275,8 +274,7 @@ class Evaluation(EvaluationPlan):
         if self.single_layer is None:
             return None
         codec = HSVLC.from_pretrained(self.single_layer).to(self.device)
-        check_latent_space(pipeline.vae, codec)
-        pipeline = type(pipeline)(**pipeline.components | {"hsvlc": codec})
+        pipeline = type(pipeline).from_pipe(pipeline, hsvlc=codec)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

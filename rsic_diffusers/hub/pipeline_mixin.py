@@ -218,7 +218,9 @@ class FromPretrainedMixin:
         super(FromPretrainedMixin, saved).save_pretrained(str(save_directory), *args, **kwargs)
 
     @classmethod
-    def from_pipe(cls, pipeline, hsvlc=None, scheduler=None, dtype=None, torch_dtype=None, **kwargs):
+    def from_pipe(
+        cls, pipeline, hsvlc=None, scheduler=None, dtype=None, torch_dtype=None, default_max_side=None, **kwargs
+    ):
         """A pipeline of the components of another one, shared and as they are, offloaded if they are.
 
         Args:
@@ -227,8 +229,15 @@ class FromPretrainedMixin:
             scheduler ([`GuidedSelfRecurrentDDIMScheduler`], *optional*): Of a decoder. Default: the class's settings
                 over the noise schedule of the pipeline's scheduler.
             dtype (`torch.dtype`, *optional*): Cast the shared components to it; by default they stay as they are.
+            default_max_side (`int`, *optional*): By default the pipeline's, or the side its UNet was trained on.
             kwargs: Components to take in place of the pipeline's.
+
+        Raises:
+            ValueError: A component is missing, or one is given that these pipelines do not have.
         """
+        unknown = kwargs.keys() - cls._get_signature_keys(cls)[0]
+        if unknown:
+            raise ValueError(f"A {cls.__name__} has no component {', '.join(sorted(unknown))}.")
         given = {"hsvlc": hsvlc, "scheduler": scheduler, **kwargs}
         own = {}
         for name in cls._get_signature_keys(cls)[0]:
@@ -240,7 +249,7 @@ class FromPretrainedMixin:
             own["scheduler"] = adopt_noise_schedule(None, own["scheduler"].config)
         # Where the others run, which is not where an offloaded VAE lies.
         own["hsvlc"].to(pipeline._execution_device)
-        made = cls(**own, default_max_side=_max_side_of(pipeline))
+        made = cls(**own, default_max_side=default_max_side or _max_side_of(pipeline))
         if BASE_KEY in pipeline.config:
             options = {key: pipeline.config[key] for key in (BASE_KEY, BASE_OPTIONS_KEY) if key in pipeline.config}
             made.register_to_config(**options)
@@ -260,9 +269,10 @@ class FromPretrainedMixin:
         return super()._execution_device
 
     def enable_group_offload(self, onload_device, *args, exclude_modules=None, **kwargs):
-        """As diffusers' own; codec and referring model stay on `onload_device`, and an AutoencoderTiny by blocks does.
+        """As diffusers' own. The codec and the referring model stay on `onload_device`, and with
+        offload_type="block_level" an AutoencoderTiny does too.
 
-        Offloading hooks see calls of `forward`, and these are called by other methods.
+        Offloading hooks see calls of `forward`, and these models are called by other methods.
         """
         excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or ())
         excluded += [name for name in self._exclude_from_cpu_offload if name in self.components]

@@ -19,7 +19,7 @@ from .validation import check_coding_state, check_config, coding_digest
 
 CELL = 8  # latent positions along the side of a cell of M (64 pixels)
 GRID_STEPS = (16, 8, 4, 2)  # latent positions along the side of a position of f_0, f_1, f_2 and f_3
-PADDING_FADE = 0.5  # of the difference from the mean, at each position that padding goes on
+PADDING_FADE = 0.5  # share of the difference from the mean that is left at each further position of padding
 MAX_SYMBOL = 127  # about what the priors can take in: their activations are 16 bits in units of 1/256
 
 

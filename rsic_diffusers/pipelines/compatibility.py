@@ -5,6 +5,7 @@ import torch
 from diffusers import AutoencoderTiny
 from PIL import Image
 
+from ..example_photo import example_path
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from .latents import encode_image
 
@@ -57,9 +58,7 @@ def latent_variance(vae) -> float | None:
     """Variance of a photo's latents; None for a VAE without data (on the meta device)."""
     if vae.device.type == "meta":
         return None
-    from matplotlib.cbook import get_sample_data
-
-    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as opened:
+    with Image.open(example_path()) as opened:
         photo = opened.convert("RGB").resize((128, 128), Image.Resampling.BICUBIC, box=(100, 50, 400, 350))
     image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, 128, 128)
     latents = encode_image(vae, image.to(vae.device, vae.dtype)).float()

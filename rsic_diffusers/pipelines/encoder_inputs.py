@@ -14,8 +14,6 @@ from ..referring.demands import check_levels, check_weight
 
 
 DEFAULT_BACKGROUND_COLOR = "white"
-DEFAULT_CAPTION_BYTES = 60  # about what the paper's captions take
-DEFAULT_CAPTION_CODEC = "auto"
 CHECKPOINT_MAX_SIDE = "auto"  # the long side that the checkpoint was trained for
 SLIGHT_EXCESS = 4  # pixels; with 8, scaling cost more quality than the bytes that it saved
 
@@ -130,7 +128,7 @@ def load_photo(source, background_color, max_pixels: int | None) -> torch.Tensor
             f"{type(source).__name__}."
         )
     check_size(pixels.shape[1], pixels.shape[0], limit)
-    return 2 * torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None] - 1
+    return 2 * torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None] - 1
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

@@ -168,8 +168,9 @@ class RSICDecoderPipeline(
         check_files(files, self.hsvlc.fingerprint, settings.get("upscale", True), settings.get("max_pixels"))
         settings = self._resolve_settings(preset, settings)
         check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
-        _, level_map = weight_maps(files)
-        return plan_sampling(copy.deepcopy(self.scheduler), self.hsvlc, settings, level_map).num_unet_evaluations
+        _, latent_weight_map = weight_maps(files)
+        plan = plan_sampling(copy.deepcopy(self.scheduler), self.hsvlc, settings, latent_weight_map)
+        return plan.num_unet_evaluations
 
     def _resolve_settings(self, preset: str | None, given: dict) -> dict:
         """The sampler's settings by name, `given` (where not None) before those of `default_settings`."""
@@ -194,8 +195,8 @@ class RSICDecoderPipeline(
 
     def decode_codes(self, files: list[Bitstream], device: torch.device) -> CodedLatents:
         """The latents that the files hold, z_hat_0, and their M."""
-        weight_map, level_map = weight_maps(files)
-        shape = tuple(level_map.shape[-2:])
+        weight_map, latent_weight_map = weight_maps(files)
+        shape = tuple(latent_weight_map.shape[-2:])
         self.hsvlc.require_tables()
         try:
             with torch.autocast(device.type, enabled=False):
@@ -206,7 +207,7 @@ class RSICDecoderPipeline(
         except ValueError as error:
             raise BitstreamError(str(error)) from None
         latents = torch.cat(latents).to(device, torch.float32)
-        return CodedLatents(latents, weight_map.to(device), level_map.to(device))
+        return CodedLatents(latents, weight_map.to(device), latent_weight_map.to(device))
 
     def prepare_codec(self, coded: CodedLatents) -> Codec:
         """C for the guidance."""
@@ -370,16 +371,16 @@ class RSICDecoderPipeline(
             guidance_scale, referring_scale (`float`, *optional*): omega = guidance_scale (1 - referring_scale M). A
                 guidance_scale of 1 takes the caption's prediction alone, half of a pair's work. Fidelity-first
                 decoders of this field use 1 to 1.5 rather than the paper's 3.
-            guidance_strength (`float`, *optional*): The pull towards the coded latents, summed over the whole run; see
-                the scheduler.
+            guidance_strength (`float`, *optional*): The pull towards the coded latents, summed over the whole run, so
+                that fewer steps take larger ones; see the scheduler. The paper's gamma = 1e3 is 1e3 * T * T_r here.
             guidance_target (`str`, *optional*): "noisy", "clean" or "posterior", see the scheduler.
             inversion_guidance_scale (`float`, *optional*): omega during inversion, if it is not that of denoising.
             strength (`float`, *optional*): Multiplies the noise from which each position starts, see the scheduler's
                 `start_timesteps`; 1 is the checkpoint's own level, 0 no diffusion. Only the steps below the highest
                 start are run. Without one (in the preset and the scheduler's config as well) z_hat_0 is inverted, as
                 the paper does.
-            negative_prompt (`str` or `list[str]`, *optional*): Stands in place of no caption in classifier-free
-                guidance; of no effect where that is not used, with guidance_scale 1.
+            negative_prompt (`str` or `list[str]`, *optional*): Used in place of the empty prompt in classifier-free
+                guidance; ignored with guidance_scale 1.
             prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape (B, tokens, D), *optional*): In place of
                 the embeddings of the files' captions and of the negative prompt.
             ip_adapter_image, ip_adapter_image_embeds (*optional*): An image prompt, or its embeddings, as for
@@ -454,7 +455,7 @@ class RSICDecoderPipeline(
 
         # 2. Decode the codes to z_hat_0, (B, 4, h, w), and plan the steps
         coded = self.decode_codes(files, device)
-        plan = plan_sampling(scheduler, self.hsvlc, settings, coded.level_map)
+        plan = plan_sampling(scheduler, self.hsvlc, settings, coded.latent_weight_map)
         self._num_timesteps = len(plan.timesteps)
         _log_plan(plan, settings)
 
@@ -464,7 +465,8 @@ class RSICDecoderPipeline(
         predict = NoisePredictor(self.unet, text, cross_attention_kwargs)
 
         # 4. Prepare the guidance: omega, (B, 1, h, w) or a number, and the pull towards z_hat_0
-        omega = scheduler.guidance_scale_map(coded.level_map, settings["guidance_scale"], settings["referring_scale"])
+        scales = settings["guidance_scale"], settings["referring_scale"]
+        omega = scheduler.guidance_scale_map(coded.latent_weight_map, *scales)
         inversion_omega = settings["inversion_guidance_scale"]
         inversion_omega = omega if inversion_omega is None else inversion_omega
         guidance = self.prepare_guidance(coded, plan, settings)

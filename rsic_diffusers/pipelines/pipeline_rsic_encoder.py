@@ -13,6 +13,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging, replace_example_docstring
 
 from ..bitstream import DEFAULT_MAX_SIDE, MIN_SIDE, Bitstream
+from ..bitstream.caption_coding import DEFAULT_CAPTION_BYTES, DEFAULT_CAPTION_CODEC
 from ..description.caption_checks import check_caption, fits_in_file
 from ..description.captioners import Captioner, check_captioner, describe
 from ..hub import FromPretrainedMixin
@@ -35,8 +36,6 @@ from .compatibility import check_latent_space
 from .encoder_inputs import (
     CHECKPOINT_MAX_SIDE,
     DEFAULT_BACKGROUND_COLOR,
-    DEFAULT_CAPTION_BYTES,
-    DEFAULT_CAPTION_CODEC,
     EncoderSettings,
     check_limit,
     choose_coded_side,

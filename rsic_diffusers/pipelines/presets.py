@@ -1,12 +1,13 @@
 """The decoder's presets."""
 
+GAMMA = 1e3  # the paper's weight of the guidance in each step
 # Values for arguments of `RSICDecoderPipeline.__call__` by name. What a preset does not say is as the scheduler's
 # config says, all without one.
 # Algorithm 1 with the paper's settings: 50 UNet evaluations to invert z_hat_0, 400 to denoise.
 PAPER = {
     "num_inference_steps": 50,
     "num_recurrence_steps": 8,
-    "guidance_strength": 50 * 8 * 1e3,  # gamma = 1e3 in each step
+    "guidance_strength": 50 * 8 * GAMMA,
     "guidance_scale": 3.0,
     "referring_scale": 0.7,
     "guidance_target": "noisy",

@@ -14,12 +14,12 @@ class CodedLatents:
     Args:
         latents (`torch.Tensor` of shape (B, 4, h, w)): z_hat_0, float32.
         weight_map (`torch.Tensor` of shape (B, 1, ceil(h/8), ceil(w/8))): M, values in [0, 1].
-        level_map (`torch.Tensor` of shape (B, 1, h, w)): M at each position of the latents.
+        latent_weight_map (`torch.Tensor` of shape (B, 1, h, w)): M at each position of the latents.
     """
 
     latents: torch.Tensor
     weight_map: torch.Tensor
-    level_map: torch.Tensor
+    latent_weight_map: torch.Tensor
 
 
 @dataclass
@@ -79,7 +79,7 @@ class SamplingPlan:
 
 
 def plan_sampling(
-    scheduler: GuidedSelfRecurrentDDIMScheduler, hsvlc: HSVLC, settings: dict, level_map: torch.Tensor
+    scheduler: GuidedSelfRecurrentDDIMScheduler, hsvlc: HSVLC, settings: dict, latent_weight_map: torch.Tensor
 ) -> SamplingPlan:
     """Choose the scheduler's timesteps, and those of them that files with these M need.
 
@@ -87,17 +87,17 @@ def plan_sampling(
         scheduler ([`GuidedSelfRecurrentDDIMScheduler`]): Its timesteps are set.
         hsvlc ([`HSVLC`]): Says D(M).
         settings (`dict`): The sampler's, see `RSICDecoderPipeline.default_settings`.
-        level_map (`torch.Tensor` of shape (B, 1, h, w)): M at each position of the latents.
+        latent_weight_map (`torch.Tensor` of shape (B, 1, h, w)): M at each position of the latents.
 
     Raises:
         ValueError: D(M) is needed and the codec's config does not have it.
     """
-    device = level_map.device
+    device = latent_weight_map.device
     steps, recurrences = settings["num_inference_steps"], settings["num_recurrence_steps"]
     strength = settings["strength"]
     error = None
     if strength is not None or settings["guidance_target"] == "posterior":
-        error = hsvlc.error_at(level_map)
+        error = hsvlc.error_at(latent_weight_map)
     if strength is None:
         timesteps = torch.empty(0, device=device)
         if steps:
@@ -109,7 +109,7 @@ def plan_sampling(
     nothing = torch.zeros(1, 1, 1, 1)
     highest = scheduler.start_timesteps(hsvlc.error_at(nothing), nothing, strength)
     scheduler.set_timesteps(steps, device, start=float(highest))
-    start = scheduler.start_timesteps(error, level_map, strength)
+    start = scheduler.start_timesteps(error, latent_weight_map, strength)
     num_steps = (scheduler.timesteps[:, None] <= start.amax((1, 2, 3))).sum(0)  # (B,)
     skipped = len(scheduler.timesteps) - int(num_steps.max())
     return SamplingPlan(

@@ -59,7 +59,7 @@ def load_referring_model(name, device=None) -> ReferringModel:
             it is given to.
 
     Raises:
-        ValueError: The model is of another kind.
+        ValueError: The model is of another kind, or its file lacks weights.
     """
     import transformers  # takes long, and boxes and masks need none of it
 
@@ -67,7 +67,14 @@ def load_referring_model(name, device=None) -> ReferringModel:
     classes = {name: getattr(transformers, name) for name in ("CLIPModel", "CLIPSegForImageSegmentation")}
     if architecture not in classes:
         raise ValueError(f"{name} is a {architecture}; phrases are found by a {' or a '.join(classes)}.")
-    model = classes[architecture].from_pretrained(name, dtype=torch.float32).eval().to(device or "cpu")
+    model, report = classes[architecture].from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"The weights of {name} lack {len(missing)} tensors of a {architecture}, {missing[0]} for example, so it "
+            "cannot find phrases."
+        )
+    model = model.eval().to(device or "cpu")
     return ReferringModel(model, transformers.AutoTokenizer.from_pretrained(name), follows_pipeline=device is None)
 
 

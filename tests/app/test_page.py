@@ -75,13 +75,17 @@ def test_encode_and_decode(call, encoder, quick_decoder, small_photo, photo_path
     assert b"compositeWithTrainedAlgorithmicMedia" in path_of(download).read_bytes()
 
 
-def test_two_visitors_at_once(call, photo_path, tmp_path):
-    """Each gets the result of the own photo."""
+def test_two_visitors_at_once(call, encoder, quick_decoder, photo_path, tmp_path):
+    """Each gets the file and the picture of the own photo."""
     other = tmp_path / "other.png"
-    Image.open(photo_path).crop((0, 0, 100, 90)).save(other)
+    Image.open(photo_path).transpose(Image.Transpose.ROTATE_180).save(other)
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(lambda path: call["encode"](path, weight=0.3), [photo_path, other]))
-    assert [Image.open(path_of(result[5])).size for result in results] == [(203, 165), (100, 90)]
+    for path, result in zip([photo_path, other], results, strict=True):
+        data = encoder(Image.open(path), caption=CAPTION, weight=0.3).bitstream
+        assert path_of(result[4]).read_bytes() == data
+        expected = np.asarray(quick_decoder(data).images[0])
+        assert (np.asarray(Image.open(path_of(result[5]))) == expected).all()
 
 
 def test_everything_that_goes_wrong_is_a_sentence(call, photo_path, tmp_path):

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
+from rsic_diffusers.evaluation.decoding_profile import Stopwatch, profile_decoding
 from rsic_diffusers.evaluation.experiments import benchmark
-from rsic_diffusers.evaluation.experiments.decoding_profile import Stopwatch, profile_decoding
 
 
 STRENGTH = {"num_inference_steps": 4, "num_recurrence_steps": 2, "strength": 1.0, "guidance_target": "clean"}
@@ -40,6 +40,9 @@ def test_a_profile_adds_up_and_leaves_nothing_behind(decoder, files):
     assert profile.seconds <= whole
     assert profile.parts["UNet"] / profile.seconds == pytest.approx(1 - profile.outside_unet)
     assert "forward" not in vars(decoder.unet) and type(decoder.scheduler).step is step
+    # The targets with a closed form call the codec and no gradient; so does the default, and that is guidance too.
+    closed = profile_decoding(decoder, files, **{**STRENGTH, "guidance_target": "posterior"})
+    assert closed.evaluations == profile.evaluations and closed.parts["guidance"] > closed.parts["scheduler"] > 0
 
 
 def test_a_compiled_step_is_profiled_whole(decoder, files, monkeypatch):
@@ -61,6 +64,7 @@ def test_the_benchmark_prints_a_row_for_each_preset(capsys):
     assert (default["preset"], paper["preset"]) == ("default", "paper")
     assert paper["UNet evaluations"] == str(4 + 4 * 2) and float(default["ratio"]) == 1
     seconds = {name: float(value) for name, value in paper.items() if name.endswith(", s")}
+    assert float(default["guidance, s"]) > 0 and seconds["guidance, s"] > 0
     assert sum(seconds.values()) == pytest.approx(float(paper["seconds"]), abs=0.02)
     share = 100 * (1 - seconds["UNet, s"] / sum(seconds.values()))
     assert share == pytest.approx(float(paper["outside the UNet"].rstrip(" %")), abs=2)

@@ -262,6 +262,10 @@ def test_ablations_are_the_papers():
     arguments = {method.name: method.decoding for method in ablations("fast", True, True)}
     assert [arguments[f"T = {T}"]["num_inference_steps"] for T in (10, 30, 50)] == [10, 30, 50]
     assert [arguments[f"T_r = {T_r}"]["num_recurrence_steps"] for T_r in (1, 4, 8)] == [1, 4, 8]
+    # The paper's gamma is 1e3 in each step, however many there are; guidance_strength is their sum.
+    arguments = {method.name: method.decoding for method in ablations("paper", True, True)}
+    strengths = {name: arguments[name]["guidance_strength"] for name in ("T = 10", "T = 50", "T_r = 1", "T_r = 8")}
+    assert strengths == {"T = 10": 80e3, "T = 50": 400e3, "T_r = 1": 50e3, "T_r = 8": 400e3}
     assert "without HSVLC" in arguments and "without HSVLC" not in [one.name for one in ablations("fast", True, False)]
 
 

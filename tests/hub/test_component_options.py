@@ -11,7 +11,7 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionM
 from hub_server import HubServer
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
-from rsic_diffusers.evaluation.experiments.random_stable_diffusion import LEVEL_ERROR, make_components
+from rsic_diffusers.evaluation.random_stable_diffusion import LEVEL_ERROR, make_components
 from rsic_diffusers.hub import resolve_model
 from rsic_diffusers.pipelines.compatibility import check_stable_diffusion_1, latent_variance
 

@@ -168,6 +168,11 @@ def test_from_pipe_shares_components_and_takes_the_noise_schedule(base, swapped,
     np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(ValueError, match="has no hsvlc"):
         RSICDecoderPipeline.from_pipe(stock)
+    with pytest.raises(ValueError, match="RSICDecoderPipeline has no component refering_model"):
+        RSICDecoderPipeline.from_pipe(stock, hsvlc=swapped.hsvlc, refering_model=len)
+    reduced = RSICEncoderPipeline.from_pipe(pipeline, default_max_side=256)
+    large = small_photo.resize((400, 320))
+    assert reduced(large).bitstream == RSICEncoderPipeline.from_pipe(pipeline)(large, max_side=256).bitstream
     both = RSICEncoderPipeline.from_pipe(pipeline)
     both.set_progress_bar_config(disable=True)
     assert both.vae is stock.vae and both(small_photo, caption="a woman").bitstream == data

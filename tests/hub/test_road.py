@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 
 from rsic_diffusers import HSVLC
-from rsic_diffusers.evaluation.experiments.random_stable_diffusion import make_components
+from rsic_diffusers.evaluation.random_stable_diffusion import make_components
 from rsic_diffusers.hub import resolve_model
 from rsic_diffusers.pipelines.compatibility import latent_variance
 

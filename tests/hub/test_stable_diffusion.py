@@ -18,7 +18,7 @@ from hub_server import HubServer
 from safetensors.torch import load_file
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
-from rsic_diffusers.evaluation.experiments.random_stable_diffusion import LEVEL_ERROR, SD15, make_components
+from rsic_diffusers.evaluation.random_stable_diffusion import LEVEL_ERROR, SD15, make_components
 from rsic_diffusers.hub import resolve_model
 
 

@@ -1,12 +1,10 @@
 """From demands to M."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from rsic_diffusers.referring.demands import Demand, choose_background, collect_demands, make_weight_map, read_demands
+from rsic_diffusers.referring.demands import Demand, choose_background, collect_demands, make_weight_map
 from rsic_diffusers.referring.weight_map import WeightMap
 
 
@@ -154,25 +152,3 @@ def test_a_phrase_weighs_by_its_heat_map():
     # Any resolution of the heat map, and of the coded picture.
     coarse = make_weight_map(256, 1280, demands, coded_size=(128, 640), locate=lambda _: heat[:7, ::5]).values
     assert np.abs(coarse - expected).max() <= 1 / 7 + 1e-6
-
-
-def test_a_file_of_demands(tmp_path):
-    path = tmp_path / "demands.json"
-    demands = [{"phrase": "the dog", "weight": 0.6}, {"box": [1, 2, 30, 40], "mask": None}, {"mask": "masks/a.png"}]
-    path.write_text(json.dumps({"a.jpg": {"caption": "a dog", "demands": demands}, "b.jpg": {"weight": 0.3}}))
-    arguments = read_demands(path)
-    assert arguments["b.jpg"] == {"weight": 0.3} and arguments["a.jpg"]["caption"] == "a dog"
-    dog, box, mask = collect_demands(arguments["a.jpg"]["referring"], weight=0.7)
-    assert mask.mask == tmp_path / "masks" / "a.png"
-    assert (dog.phrase, dog.weight, box.box, box.weight) == ("the dog", 0.6, (1, 2, 30, 40), 0.7)
-    for text, message in (
-        ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
-        ("[]", "object of objects"),
-        ('{"a.jpg": {"boxes": []}}', "a.jpg, holds boxes; known are caption, demands"),
-        ('{"a.jpg": {"demands": [{"phrase": "a", "wait": 1}]}}', "A demand holds wait"),
-        ('{"a.jpg": {"demands": [{"mask": 5}]}}', "a mask must be the path of a picture, got 5"),
-    ):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            read_demands(path)

@@ -7,7 +7,7 @@ from tiny_clip import TINY
 from transformers import CLIPConfig, CLIPModel, CLIPSegProcessor, CLIPVisionModelWithProjection
 
 from rsic_diffusers.referring import heat_maps
-from rsic_diffusers.referring.heat_maps import ReferringModel, heat_map, min_max
+from rsic_diffusers.referring.heat_maps import ReferringModel, heat_map, load_referring_model, min_max
 
 
 @pytest.mark.parametrize("name", ["clip", "clipseg"])
@@ -19,6 +19,15 @@ def test_the_model_is_not_changed(request, tokenizer, small_photo, name):
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert modules == [(key, type(module), module.forward.__func__) for key, module in model.named_modules()]
+
+
+def test_a_model_that_lacks_weights_is_refused(clip, tokenizer, tmp_path):
+    """transformers would fill them with random ones and only log it."""
+    weights = {name: value for name, value in clip.state_dict().items() if "vision_model.encoder" not in name}
+    clip.save_pretrained(tmp_path, state_dict=weights)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lack .* tensors of a CLIPModel, vision_model.encoder"):
+        load_referring_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["clip", "clipseg"])

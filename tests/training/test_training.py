@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from stable_diffusion import _vae_key as vae_key
 
-from rsic_diffusers import HSVLC
+from rsic_diffusers import HSVLC, RSICEncoderPipeline
+from rsic_diffusers.bitstream import Bitstream
 from rsic_diffusers.hub import resolve_model
 
 
@@ -56,6 +57,26 @@ def test_what_is_measured_stands_in_the_codecs_config(photos, tmp_path, run_scri
     logged = b"".join(path.read_bytes() for path in (tmp_path / "logs").rglob("events*"))
     for name in (b"lr", b"bpp/scale 3", b"mse", b"level_error/7 of 7", b"PNG"):
         assert name in logged
+
+
+def test_measuring_again_leaves_lambda_and_weights_as_they_are(photos, photo, tmp_path, run_script):
+    for part in ("vae", "hsvlc"):
+        shutil.copytree(RSIC_TINY / part, tmp_path / part)
+    path, (weights,) = tmp_path / "hsvlc" / "config.json", (tmp_path / "hsvlc").glob("*.safetensors")
+    before = json.loads(path.read_text()), weights.read_bytes()
+    run_script("measure_hsvlc.py", tmp_path, "--photos", photos, "--limit", 1)
+    config = json.loads(path.read_text())
+    assert config["latent_variance"] == before[0]["latent_variance"] and weights.read_bytes() == before[1]
+    assert {name for name in config if config[name] != before[0][name]} == {"level_bpp", "level_error"}
+    # The photo's own file at M = 1.
+    encoder = RSICEncoderPipeline.from_pretrained("rsic-tiny")
+    file = Bitstream.from_bytes(encoder(Image.open(photos / "0.jpg"), weight=1.0).bitstream)
+    assert config["level_bpp"][7] == pytest.approx(8 * len(file.codes) / 400**2, rel=1e-3)
+
+    del config["latent_variance"]
+    path.write_text(json.dumps(config))
+    run_script("measure_hsvlc.py", tmp_path, "--photos", photos, "--limit", 1)
+    assert 0.3 < np.mean(json.loads(path.read_text())["latent_variance"]) < 3
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(photos, tmp_path, launch_script, run_script):

@@ -1,1 +1,1 @@
-"""Commands that make the tables of docs/RESULTS.md, and what they share."""
+"""Commands that make the tables of docs/RESULTS.md."""

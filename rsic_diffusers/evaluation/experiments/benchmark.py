@@ -16,15 +16,15 @@ import time
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from ... import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
 from ...bitstream import Bitstream
+from ...example_photo import example_path
 from ...pipelines.latents import encode_image
 from ...pipelines.presets import PRESETS
-from .decoding_profile import DecodingProfile, profile_decoding
-from .random_stable_diffusion import LEVEL_ERROR, make_components
+from ..decoding_profile import DecodingProfile, profile_decoding
+from ..random_stable_diffusion import LEVEL_ERROR, make_components
 
 
 def parse_args(arguments=None):
@@ -34,7 +34,7 @@ def parse_args(arguments=None):
         "--random_sd15",
         action="store_true",
         help="UNet, VAE and text encoder in the shapes of Stable Diffusion 1.5, and a codec, all with random weights; "
-        "the tokenizer is the model's, the sampler's own settings are the paper's",
+        "the tokenizer is the model's; without a preset the sampler runs with the defaults of its class",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
@@ -112,7 +112,7 @@ def main(arguments=None):
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     encoder, decoder = load_pipelines(args)
-    image = Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
+    image = Image.open(example_path()).convert("RGB")
     image = image.crop((0, 0, 512, 384)).resize(args.size)
     box = (args.size[0] // 4, args.size[1] // 4, args.size[0] * 3 // 4, args.size[1] * 3 // 4)
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from ...example_photo import example_path
 from ...images import open_image
 
 
@@ -73,9 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(args.photo) if args.photo else Path(folder) / "photo.png"
         if not args.photo:
-            from matplotlib.cbook import get_sample_data
-
-            open_image(get_sample_data("grace_hopper.jpg", asfileobj=False)).save(photo)
+            open_image(example_path()).save(photo)
         figures = measure_startup(photo, Path(folder), args.repeats)
     print("| command | CPU s | waiting s | foreign lines |\n|---|---|---|---|")
     for name, (cpu, seconds, lines) in figures.items():

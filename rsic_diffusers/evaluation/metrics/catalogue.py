@@ -18,7 +18,7 @@ class Metric:
         higher_is_better.
         digits: That are worth printing after the decimal point.
         needs_region, needs_caption: Arguments that the loaded metric cannot do without.
-        download: What is downloaded the first time that it is loaded, and whence.
+        download: What is downloaded the first time that it is loaded, and from where.
         by_default: Whether an evaluation measures it unless told otherwise (and leaves it out, with a line of why, if
             its weights cannot be had).
         min_side: Of the pictures, in pixels. The metric of smaller ones is NaN.

