@@ -42,8 +42,10 @@ def write_file(path, data: bytes) -> None:
             file.write(data)
         os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno:  # a full disk, say
+            raise _named(error, path) from None
         raise
 
 

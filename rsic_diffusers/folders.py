@@ -129,7 +129,8 @@ def run(
                 return
             message = " ".join(explain(error).split()) or type(error).__name__
             report.write(batch[0], error=message)
-            tqdm.write(f"{batch[0]}: {message}", file=sys.stderr)
+            named = message if message.startswith(str(batch[0])) else f"{batch[0]}: {message}"
+            tqdm.write(named, file=sys.stderr)
             counts["failed"] += 1
             return
         seconds = round((time.perf_counter() - start) / len(batch), 3)

@@ -11,11 +11,14 @@ from PIL.ExifTags import Base as ExifTag
 
 logger = logging.getLogger(__name__)
 
+ROUNDING = 1e-3  # by which floats may leave [0, 1]
 MAX_IMAGE_PIXELS = 1 << 26  # the largest picture that an .rsic file can describe
 # Pillow reads these only with the package pillow-heif. Folders are searched for them all the same, so that such photos
 # are reported and not passed over.
 HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+# Other files of several pictures are one photo: phones put a preview beside it.
+ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,6 +58,8 @@ def open_image(source, background="white", max_pixels: int = MAX_IMAGE_PIXELS) -
         OSError: There is no such file, or it may not be read.
     """
     with _open_any(source, max_pixels) as image:
+        if image.format in ANIMATIONS and getattr(image, "n_frames", 1) > 1:
+            logger.warning(f"Of {_name_of(source)}, which has {image.n_frames} frames, the first is taken.")
         return _explain(source, lambda: to_rgb(image, background))
 
 
@@ -103,9 +108,9 @@ def array_to_rgb(array: np.ndarray, background="white") -> np.ndarray:
         pixels = pixels.astype(np.float32) / white
     elif pixels.dtype.kind != "f":
         raise ImageError(f"An image array must hold uint8 or floats in [0, 1], got {pixels.dtype}.")
-    elif not (pixels.min() >= 0 and pixels.max() <= 1):
+    elif not (pixels.min() >= -ROUNDING and pixels.max() <= 1 + ROUNDING):
         raise ImageError("An image array of floats must hold numbers in [0, 1]; it holds others, or NaN.")
-    pixels = pixels.astype(np.float32)
+    pixels = pixels.astype(np.float32).clip(0, 1)
     if pixels.shape[2] in (2, 4):
         alpha = pixels[..., -1:]
         backdrop = np.array(as_colour(background), np.float32) / 255
@@ -115,11 +120,14 @@ def array_to_rgb(array: np.ndarray, background="white") -> np.ndarray:
 
 def read_mask(source) -> np.ndarray:
     """Read a mask: it refers to every pixel whose number is not 0, that number being the index in a palette image, the
-    alpha where an alpha channel varies, and otherwise the largest channel.
+    alpha where an alpha channel varies, and otherwise the largest channel. Of masks one above the other, as detectors
+    give them, it is what any of them refers to.
 
     Args:
         source: What `open_image` takes, a `PIL.Image.Image`, or an array or tensor of shape (H, W), (H, W, C) or
-            (C, H, W). Images are turned upright as their EXIF orientation says.
+            (C, H, W). The last of 2 or 4 channels is alpha in a picture, and in an array (H, W, C) of numbers; arrays
+            of booleans and arrays (C, H, W) are masks one above the other. Images are turned upright as their EXIF
+            orientation says.
 
     Returns:
         `np.ndarray` of shape (H, W), bool: True where something is referred to.
@@ -128,9 +136,12 @@ def read_mask(source) -> np.ndarray:
         ImageError: The file cannot be read, or the values are no numbers or not finite.
     """
     if hasattr(source, "detach"):  # a torch tensor
-        source = source.detach().cpu().float().numpy()
+        source = source.detach().cpu()
+        source = (source.float() if source.is_floating_point() else source).numpy()
+    has_alpha = True
     if isinstance(source, np.ndarray):
         numbers = channels_last(source, "A mask")
+        has_alpha = source.dtype.kind != "b" and source.shape[-1] == numbers.shape[2]
     elif isinstance(source, Image.Image):
         numbers = _mask_numbers(source)
     elif is_file(source):
@@ -146,10 +157,15 @@ def read_mask(source) -> np.ndarray:
         )
     if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
         raise ImageError("The mask holds NaN or infinite values; give 0 and 1.")
-    if numbers.shape[2] in (2, 4):
+    if has_alpha and numbers.shape[2] in (2, 4):
         alpha = numbers[..., -1:]
         numbers = alpha if alpha.min() < alpha.max() else numbers[..., :-1]
-    return (numbers != 0).any(axis=2)
+    mask = (numbers != 0).any(axis=2)
+    if numbers.dtype.kind == "f" and mask.all() and numbers.min() < numbers.max():
+        logger.warning(
+            "The mask is 0 nowhere, so it refers to the whole picture; of probabilities give mask > 0.5, say."
+        )
+    return mask
 
 
 def channels_last(array: np.ndarray, what: str) -> np.ndarray:
@@ -211,6 +227,8 @@ def _open_with_heif(source, file) -> Image.Image:
         head = _head(file)
         if not head:
             raise ImageError("the file is empty (0 bytes)") from None
+        if head.startswith(b"RS") and str(source).endswith(".rsic"):
+            raise ImageError("this is an .rsic file, which holds no photo but is decoded to one") from None
         if not (head[4:8] == b"ftyp" and any(brand in head[8:] for brand in HEIF_BRANDS)):
             raise
     try:

@@ -1,6 +1,7 @@
 """What a program may have set in torch, and what loading, encoding and decoding need."""
 
 import os
+import threading
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -9,6 +10,7 @@ from diffusers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+_loading = threading.RLock()
 _process = os.getpid()
 
 
@@ -31,6 +33,17 @@ def own_torch_state():
             stack.enter_context(torch.inference_mode(False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        yield
+
+
+@contextmanager
+def loading_alone():
+    """Let one thread of this process load at a time: a context manager and a decorator.
+
+    While a model is loaded, diffusers and transformers have torch make modules without data, on the device "meta", for
+    all threads. Of two that load at once, the second would leave that behind for all that is made later.
+    """
+    with _loading:
         yield
 
 

@@ -72,6 +72,17 @@ def test_colour_profiles_are_converted_to_srgb(small, suffix, tmp_path):
     np.testing.assert_array_equal(np.asarray(to_rgb(Image.open(path))), np.asarray(open_image(path)))
 
 
+def test_the_first_frame_of_an_animation_is_taken_and_told(small, caplog, tmp_path):
+    frames = [small, small.transpose(Image.Transpose.ROTATE_180)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "a.png")), np.asarray(small))
+    assert "a.png, which has 2 frames, the first is taken" in caplog.text
+    caplog.clear()
+    frames[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[1:])  # as phones make them
+    open_image(tmp_path / "a.jpg")
+    assert Image.open(tmp_path / "a.jpg").n_frames == 2 and not caplog.text
+
+
 def test_an_srgb_profile_changes_nothing(small, tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     small.save(tmp_path / "tagged.png", icc_profile=profile)
@@ -346,6 +357,23 @@ def test_a_mask_is_what_is_not_0(region, name):
         if suffix == "png":
             mask.save(data := io.BytesIO(), "png", exif=exif)
             np.testing.assert_array_equal(read_mask(data.getvalue()), region[::-1, ::-1])
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_masks_one_above_the_other_refer_to_what_any_does(region, kind, number):
+    """As detectors give them; two and four are no pictures with alpha."""
+    parts = np.zeros((number, *region.shape), bool)
+    for i in range(number):
+        parts[i, :, i::number] = region[:, i::number]
+    np.testing.assert_array_equal(read_mask(kind(parts)), region)
+    np.testing.assert_array_equal(read_mask(kind(np.ascontiguousarray(np.moveaxis(parts, 0, 2)))), region)
+    np.testing.assert_array_equal(read_mask(kind(parts.astype(np.uint8))), region)
+
+
+def test_a_mask_of_probabilities_is_told(region, caplog):
+    read_mask(np.where(region, 0.9, 0.02))
+    assert "0 nowhere, so it refers to the whole picture" in caplog.text
 
 
 def test_a_black_and_white_palette_the_wrong_way_round_is_refused(region):

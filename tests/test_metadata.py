@@ -77,8 +77,9 @@ def test_exiftool_reads_it(tmp_path, file, suffix):
 
 def test_a_picture_without_faithful_parts_has_no_regions(exiv2, tmp_path):
     """One low M everywhere: nothing may be called faithful. A high one: all of the picture is."""
-    for level, expected in ((40, 0), (219, 1)):
-        file = bitstream(np.full((3, 5), level), levels=1, caption="")
+    low = [[3, 3, 2, 2, 2], [3, 3, 2, 2, 2], [2, 2, 2, 2, 2]]  # of 7: above the rest, and yet little is kept
+    for cells, levels, expected in ((low, 8, 0), (np.full((3, 5), 40), 1, 0), (np.full((3, 5), 219), 1, 1)):
+        file = bitstream(cells, levels, caption="")
         save_picture(noise(), tmp_path / "picture.png", picture_metadata(file, file.to_bytes()))
         with exiv2.Image(str(tmp_path / "picture.png")) as image:
             read = image.read_xmp()

@@ -80,7 +80,7 @@ def typed_boxes(text: str, weight: float) -> list[Demand]:
             corners, own = parse(line.strip())
         except argparse.ArgumentTypeError:
             raise ValueError(
-                f"{line.strip()!r} is no box; give four numbers in pixels, such as 120,40,300,380, one box a line."
+                f"{line.strip()!r} is no box; give four numbers in pixels, such as 120,40,300,300, one box a line."
             ) from None
         demands.append(Demand(box=corners, weight=weight if own is None else own))
     return demands

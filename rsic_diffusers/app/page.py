@@ -133,6 +133,8 @@ def _encode_tab(encoder, decoder, folder) -> None:
         weight, background, has_budget, budget, refines, comparisons, *weights = values[7:]
         picture = inputs.read_photo(photo)
         demands = inputs.collect(annotated, weights, typed, editor, paint_weight, phrase, weight, picture.size)
+        # At its default the slider gives way to demands that would not stand out against it.
+        background = None if background == BACKGROUND else background
         settings = work.Settings(
             caption or "", weight, background, budget if has_budget else None, refines, comparisons
         )
@@ -180,7 +182,7 @@ def _photo_controls(folder):
             with gr.Accordion("Boxes as numbers", open=False):
                 typed = gr.Textbox(
                     label="One box a line, in pixels: left,top,right,bottom or left,top,right,bottom:fidelity",
-                    placeholder="120,40,300,380",
+                    placeholder="120,40,300,300",
                     lines=2,
                 )
         with gr.Tab("Brush"):

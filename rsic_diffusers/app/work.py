@@ -79,7 +79,7 @@ class Settings:
     Args:
         caption (`str`): May be empty.
         weight (`float`): M everywhere, if nothing is marked.
-        background (`float`, *optional*): M outside of what is marked.
+        background (`float`, *optional*): M outside of what is marked; None: the encoder's default.
         target_bytes (`float`, *optional*): Budget.
         refines (`bool`): Whether to refine the latents.
         comparisons (`list[str]`): Of `COMPARISONS`.
@@ -169,8 +169,9 @@ def _decode(decoder, data: bytes, folder: Path, report: Report) -> tuple[Result,
     seconds = time.perf_counter() - start
     picture, weights, caption = output.images[0], output.weight_maps[0], output.captions[0]
     result = Result(folder / "decoded.png", folder / "overlay.webp", "", caption)
-    save_picture(picture, result.decoded, picture_metadata(file, data, picture.size))
-    save_picture(output.overlay()[0], result.overlay)
+    metadata = picture_metadata(file, data, picture.size)
+    save_picture(picture, result.decoded, metadata)
+    save_picture(output.overlay()[0], result.overlay, metadata)
     region = is_faithful(weights)
     result.summary = f"Decoded in {seconds:.1f} s; UNet evaluations: {output.num_unet_evaluations}. "
     result.summary += f"Faithful: {100 * region.mean():.0f} % of the picture; the rest is imagined."

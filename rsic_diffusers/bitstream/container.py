@@ -16,6 +16,7 @@ A varint holds seven bits a byte, low ones first, the high bit set on all but th
 numpy: a file is checked and shown before torch is loaded.
 """
 
+import io
 import os
 import stat
 import zlib
@@ -117,7 +118,7 @@ class Bitstream:
     def _size_field(self) -> bytes:
         if self.coded_side is None:
             return _varint(self.width) + _varint(self.height)
-        packed = self.width | self.height << 14 | (self.coded_side // SIDE_STEP - 1) << 28
+        packed = int(self.width) | int(self.height) << 14 | (int(self.coded_side) // SIDE_STEP - 1) << 28
         return packed.to_bytes(4, "little")
 
     def to_bytes(self) -> bytes:
@@ -174,13 +175,16 @@ class Bitstream:
         """Read a file.
 
         Args:
-            source (`str`, `os.PathLike`, `bytes` or a binary file object): A path, the bytes, or what has `read`.
+            source (`str`, `os.PathLike`, `bytes` or a binary file object): A path, the bytes, or what has `read`; it
+                is read from its beginning if it can go there. A [`Bitstream`] is returned as it is.
 
         Raises:
             BitstreamError: What is wrong with it. A file larger than any `.rsic` file is refused unread.
             OSError: The path cannot be read.
             TypeError: It is none of these.
         """
+        if isinstance(source, cls):
+            return source
         if isinstance(source, (bytes, bytearray, memoryview)):
             return cls.from_bytes(bytes(source))
         if hasattr(source, "read"):
@@ -198,9 +202,11 @@ class Bitstream:
 
 
 def _read_limited(file) -> bytes:
-    data = file.read(MAX_FILE_BYTES + 1)
-    if not isinstance(data, bytes):
-        raise BitstreamError(f"A file object must be opened in binary mode; its read() gave {type(data).__name__}.")
+    if hasattr(file, "seekable") and file.seekable():
+        file.seek(0)
+    data = b"" if isinstance(file, io.TextIOBase) else file.read(MAX_FILE_BYTES + 1)
+    if isinstance(file, io.TextIOBase) or not isinstance(data, bytes):
+        raise BitstreamError(f"A file object must be opened in binary mode; this is a {type(file).__name__} of text.")
     if len(data) > MAX_FILE_BYTES:
         raise _too_large(len(data))
     return data
@@ -216,6 +222,8 @@ def _checked_body(data: bytes) -> bytes:
     """The bytes before the checksum, which is right."""
     if len(data) > MAX_FILE_BYTES:
         raise _too_large(len(data))
+    if not data:
+        raise BitstreamError("This is not an .rsic file: it is empty.")
     if data[:2] != MAGIC:
         raise BitstreamError("This is not an .rsic file: it does not begin with 'RS'.")
     if len(data) < 6:
@@ -228,7 +236,9 @@ def _checked_body(data: bytes) -> bytes:
         )
     body = data[:-CHECKSUM_BYTES]
     if _checksum(body) != data[-CHECKSUM_BYTES:]:
-        raise BitstreamError(f"The checksum of the {len(data)} bytes is wrong: the file is damaged or cut short.")
+        raise BitstreamError(
+            f"The checksum of the {len(data)} bytes is wrong: the file is damaged, cut short, or has bytes added."
+        )
     return body
 
 

@@ -128,11 +128,12 @@ def _decode_file(args, settings: dict) -> int:
     _say_plan(decoder, data, settings)
     result = decoder(data, generator=make_generator(args.seed), **settings)
     picture = result.images[0]
-    save_image(picture, output, None if args.no_metadata else _metadata(data, picture))
+    metadata = None if args.no_metadata else _metadata(data, picture)
+    save_image(picture, output, metadata)
     name = output or "standard output"
     say(f"{name}: {picture.width} x {picture.height}, UNet evaluations: {result.num_unet_evaluations}", output)
     if overlay:
-        save_image(result.overlay()[0], overlay)
+        save_image(result.overlay()[0], overlay, metadata)
         say(f"{overlay}: what is dimmed and hatched there is imagined", output)
     return 0
 

@@ -127,7 +127,8 @@ def _add_demand_arguments(parser) -> None:
     parser.add_argument(
         "--background",
         type=float,
-        help=f"fidelity elsewhere, 0 to 1 ({DEFAULT_BACKGROUND:.3f}; 0: all of it is imagined)",
+        help=f"fidelity elsewhere, 0 to 1 ({DEFAULT_BACKGROUND:.3f}, or a level below the least demand; "
+        "0: all of it is imagined)",
     )
     parser.add_argument(
         "--levels", type=int, default=MAX_LEVELS, help="levels of the map, 2 to %(default)s (%(default)s)"
@@ -150,7 +151,7 @@ def _add_caption_arguments(parser) -> None:
 
 
 def _add_coding_arguments(parser) -> None:
-    parser.add_argument("--budget", type=float, metavar="BYTES", help="fill so many bytes, and never more")
+    parser.add_argument("--budget", type=float, metavar="BYTES", help="about so many bytes, and never more")
     parser.add_argument(
         "--max-side",
         type=int,

@@ -43,6 +43,11 @@ def as_sentence(error) -> str:
     text = plain_sentence(error)
     if isinstance(error, UnknownKeyError) or (isinstance(error, OSError) and error.filename):
         return text  # the names in it are none of the pipelines' arguments
+    return in_options(text)
+
+
+def in_options(text: str) -> str:
+    """The same text with the pipelines' arguments named as the options they are given by."""
     text = _AS_ARGUMENT.sub(lambda match: f"{OPTIONS[match[1]]} {match['value'] or ''}".rstrip(), text)
     text = _AS_NAME.sub(lambda match: OPTIONS[match[1]], text)
     return _AT_START.sub(lambda match: OPTIONS[match[1]], text)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..bitstream import Bitstream
-from ..referring.weight_map import WeightMap, expand_to_pixels
+from ..referring.weight_map import FAITHFUL, WeightMap, expand_to_pixels
 from . import BaseRSICCommand
 from .outputs import check_output, check_picture_name, read_file, save_image
 
@@ -13,8 +13,8 @@ from .outputs import check_output, check_picture_name, read_file, save_image
 # What M means to a person, from each value up.
 FIDELITY = (
     (1.0, "as close to the original as the model can"),
-    (0.6, "close to the original"),
-    (0.3, "shapes and colours of the original, fine detail imagined"),
+    (FAITHFUL, "close to the original, the finest detail imagined"),
+    (0.3, "shapes and colours of the original, all detail imagined"),
     (0.01, "rough shapes and colours of the original, the rest imagined"),
     (0.0, "imagined, from the caption and what is around it"),
 )

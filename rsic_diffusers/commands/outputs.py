@@ -47,7 +47,11 @@ def output_path(name, source, suffix: str, overwrite: bool = False) -> Path | No
         if sys.stdout.isatty():
             raise ValueError("A terminal can not show the result; give the name of a file with -o, or use a pipe.")
         return None
+    if name == "":
+        raise ValueError("The name given with -o is empty; leave -o out, or give a name.")
     output = Path(name) if name else Path(source).with_suffix(suffix)
+    if not name and output == Path(source):
+        raise ValueError(f"{source} has the name of its own result; give the result another name with -o.")
     if not name and not overwrite and output.exists():
         raise ValueError(f"{output} exists already; give -o {output} to write over it, or another name.")
     check_output(output, source)

@@ -1,6 +1,7 @@
 """The command `rsic`. Nothing heavy is imported before it is needed: `rsic --help` and `rsic inspect` are quick."""
 
 import argparse
+import logging
 import os
 import sys
 
@@ -10,7 +11,7 @@ from .arguments import join_negative_numbers
 from .decode import DecodeCommand
 from .demo import DemoCommand
 from .encode import EncodeCommand
-from .errors import as_sentence
+from .errors import as_sentence, in_options
 from .evaluate import EvaluateCommand
 from .inspect import InspectCommand
 
@@ -41,6 +42,7 @@ def main(argv=None, owns_process: bool = False) -> int:
         # Names of files need not be UTF-8, nor can every terminal show every letter of a caption.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    show_warnings()
     args = build_parser().parse_args(join_negative_numbers(sys.argv[1:] if argv is None else argv))
     args.owns_process = owns_process
     try:
@@ -61,13 +63,31 @@ def main(argv=None, owns_process: bool = False) -> int:
         return 130
 
 
+class OptionFormatter(logging.Formatter):
+    """What the pipelines warn of, with their arguments named as they are typed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return in_options(record.getMessage())
+
+
+def show_warnings() -> None:
+    """Print the package's warnings to standard error, once."""
+    logger = logging.getLogger("rsic_diffusers")
+    for handler in logger.handlers:
+        if isinstance(handler.formatter, OptionFormatter):
+            logger.removeHandler(handler)  # of an earlier call, whose stream may be closed
+    handler = logging.StreamHandler()
+    handler.setFormatter(OptionFormatter())
+    logger.addHandler(handler)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rsic",
         description="Photos in a few hundred bytes: faithful where you ask for it, imagined elsewhere.",
         epilog="""examples:
   rsic demo                                          encode and decode a photo, save one sheet of pictures
-  rsic encode photo.jpg -o photo.rsic --caption "a lighthouse on a cliff" --box 120,40,300,380
+  rsic encode photo.jpg -o photo.rsic --caption "a lighthouse on a cliff" --box 120,40,300,300
   rsic inspect photo.rsic                            what the bytes are spent on
   rsic decode photo.rsic -o photo.png
   rsic encode - -o - < photo.jpg | ssh host rsic decode - -o - > photo.png

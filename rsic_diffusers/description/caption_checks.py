@@ -4,6 +4,9 @@ from ..bitstream.caption_coding import check_caption_text, encode_caption
 from ..tokenizer_lock import TOKENIZING
 
 
+QUOTED = 60  # characters of a caption in an error
+
+
 def check_caption(caption, tokenizer) -> None:
     """Check a caption that the user gave.
 
@@ -19,9 +22,10 @@ def check_caption(caption, tokenizer) -> None:
         return
     limit = tokenizer.model_max_length
     with TOKENIZING:
-        tokens = tokenizer(caption, truncation=False).input_ids
+        tokens = tokenizer(caption, truncation=False, verbose=False).input_ids
     if len(tokens) > limit:
-        cut = tokenizer.decode(tokens[limit - 1 :], skip_special_tokens=True)
+        cut = tokenizer.decode(tokens[limit - 1 :], skip_special_tokens=True).strip("\ufffd")
+        cut = cut if len(cut) <= QUOTED else f"{cut[:QUOTED]} ..."
         raise ValueError(
             f"The caption has {len(tokens)} tokens and the text encoder reads {limit}; it would not read {cut!r}. "
             "Make the caption shorter."

@@ -10,6 +10,7 @@ import PIL.Image
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 
+from ..torch_state import loading_alone
 from .shortening import cut_sentences, cut_within_sentence, longest_prefix, sentence_ends, word_ends
 
 
@@ -62,6 +63,7 @@ class Captioner:
             )
 
     @classmethod
+    @loading_alone()
     def from_pretrained(cls, name, dtype="auto", device=None, prompt: str = PROMPT, **kwargs) -> "Captioner":
         """Load from a folder or the Hub; the size of the download is printed on stderr first.
 

@@ -15,7 +15,7 @@ from ..schedulers.scheduling_guided_self_recurrent_ddim import (
     GuidedSelfRecurrentDDIMScheduler,
     adopt_noise_schedule,
 )
-from ..torch_state import own_torch_state
+from ..torch_state import loading_alone, own_torch_state
 from .base_model import load_base, trained_side
 from .component_options import check_device_map, check_dtype, place_components, quantization_by_component
 from .repos import (
@@ -57,6 +57,7 @@ class FromPretrainedMixin:
         return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
 
     @classmethod
+    @loading_alone()
     @own_torch_state()
     def from_pretrained(
         cls,
@@ -121,6 +122,7 @@ class FromPretrainedMixin:
             kwargs.update(base)
             if noise_schedule is not None and not holds(index, "scheduler"):
                 kwargs["scheduler"] = adopt_noise_schedule(None, noise_schedule)
+        kwargs |= cls._foreign_noise_schedule(model, index, kwargs, noise_schedule)
 
         # 4. The others, from the repo
         cls._check_repo(model, index, kwargs)
@@ -145,9 +147,23 @@ class FromPretrainedMixin:
         return pipeline
 
     @classmethod
+    def _foreign_noise_schedule(cls, model, index, given, noise_schedule: dict | None) -> dict:
+        """{"scheduler": ours} over the repo's noise schedule, if its scheduler is of another kind; else {}."""
+        if "scheduler" not in cls._required() or "scheduler" in given or not holds(index, "scheduler"):
+            return {}
+        if index["scheduler"][1] == GuidedSelfRecurrentDDIMScheduler.__name__:
+            return {}
+        hub = {name: given[name] for name in (*HUB_ARGUMENTS, "revision") if name in given}
+        schedule = GuidedSelfRecurrentDDIMScheduler.load_config(model, subfolder="scheduler", **hub)
+        return {"scheduler": adopt_noise_schedule(None, {**schedule, **(noise_schedule or {})})}
+
+    @classmethod
     def _check_repo(cls, model, index, given):
         """ValueError if repo and arguments do not make a pipeline, or the index names what is no model."""
-        missing = [name for name in cls._required() if given.get(name) is None and not holds(index, name)]
+        removed = [name for name in cls._required() if name in given and given[name] is None]
+        if removed:
+            raise ValueError(f"{cls.__name__} needs {', '.join(removed)}, which was given as None; leave it out.")
+        missing = [name for name in cls._required() if name not in given and not holds(index, name)]
         if missing:
             raise ValueError(
                 f"{model} holds no {', '.join(missing)}, which {cls.__name__} needs; load the repo that brings all, "
@@ -164,8 +180,6 @@ class FromPretrainedMixin:
     def _finish(self, base_scheduler: dict | None) -> None:
         """Our scheduler over the base's noise schedule; ValueError for weights that were not in the files."""
         scheduler = self.components.get("scheduler")
-        if scheduler is not None and not isinstance(scheduler, GuidedSelfRecurrentDDIMScheduler):
-            self.scheduler = scheduler = adopt_noise_schedule(None, scheduler.config)
         if scheduler is not None and base_scheduler is not None:
             self.scheduler = adopt_noise_schedule(scheduler, base_scheduler)
         for name, component in self.components.items():
@@ -247,6 +261,8 @@ class FromPretrainedMixin:
             raise ValueError(f"{type(pipeline).__name__} has no {', '.join(missing)}; give them by name.")
         if "scheduler" in own and not isinstance(own["scheduler"], GuidedSelfRecurrentDDIMScheduler):
             own["scheduler"] = adopt_noise_schedule(None, own["scheduler"].config)
+        if not isinstance(own["hsvlc"], torch.nn.Module):
+            raise ValueError(f"hsvlc must be an HSVLC, got {own['hsvlc']!r}; load it by HSVLC.from_pretrained.")
         # Where the others run, which is not where an offloaded VAE lies.
         own["hsvlc"].to(pipeline._execution_device)
         made = cls(**own, default_max_side=default_max_side or _max_side_of(pipeline))

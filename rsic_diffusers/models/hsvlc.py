@@ -8,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from ..torch_state import loading_alone
 from .entropy import ConditionalPrior, GaussianCDFTables, IntegerPriors, gaussian_bits
 from .fixed_point import ACTIVATION_ONE, round_ste
 from .layers import DownBlock, ResidualBlock, UpBlock
@@ -140,6 +141,7 @@ class HSVLC(ModelMixin, ConfigMixin):
         self.register_buffer("codec_id", torch.zeros(2, dtype=torch.int32))
 
     @classmethod
+    @loading_alone()
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """As [`ModelMixin.from_pretrained`]; then checks that no weight is missing and the integers are sound.
 
@@ -147,6 +149,7 @@ class HSVLC(ModelMixin, ConfigMixin):
             ValueError: Weights are missing, or what picks probabilities is damaged or altered.
         """
         returns_info = kwargs.pop("output_loading_info", False)
+        kwargs.pop("low_cpu_mem_usage", None)  # diffusers has no other way for models that keep parts in float32
         hsvlc, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         missing = sorted(info["missing_keys"])
         if missing:

@@ -123,9 +123,11 @@ def check_text_inputs(
         raise ValueError(f"negative_prompt must be a text or a list of texts, got {negative_prompt!r}.")
     if negative_prompt is not None and negative_prompt_embeds is not None:
         raise ValueError("Give negative_prompt or negative_prompt_embeds, not both.")
-    tokens = text_encoder.config.max_position_embeddings
+    if text_encoder is None and (prompt_embeds is None or negative_prompt_embeds is None):
+        raise ValueError("Without a text encoder both prompt_embeds and negative_prompt_embeds are needed.")
+    tokens = text_encoder.config.max_position_embeddings if text_encoder else None
     _check_embeds(unet, tokens, batch_size, prompt_embeds, negative_prompt_embeds)
-    layers = text_encoder.config.num_hidden_layers
+    layers = text_encoder.config.num_hidden_layers if text_encoder else 0
     if clip_skip is not None and not (isinstance(clip_skip, Integral) and 0 <= clip_skip < layers):
         raise ValueError(f"clip_skip must be a whole number from 0 to {layers - 1}, or None, got {clip_skip!r}.")
     if not isinstance(cross_attention_kwargs, dict | None):
@@ -143,7 +145,7 @@ def check_text_inputs(
         )
 
 
-def _check_embeds(unet, max_tokens: int, batch_size: int, prompt_embeds, negative_prompt_embeds) -> None:
+def _check_embeds(unet, max_tokens: int | None, batch_size: int, prompt_embeds, negative_prompt_embeds) -> None:
     width = unet.config.cross_attention_dim
     given = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
     for name, embeds in given.items():

@@ -70,6 +70,10 @@ class EncoderSettings:
         return self.target_bytes if self.target_bpp is None else self.target_bpp * height * width / 8
 
 
+# Of an array that holds the argument of one photo.
+DIMENSIONS = {"box": 1, "point": 1, "mask": 2}
+
+
 def check_limit(name: str, value, least: int) -> None:
     """ValueError unless `value` is None, or a whole number that is not below `least`."""
     if value is not None and not (isinstance(value, Integral) and value >= least):
@@ -89,7 +93,11 @@ def list_values(name: str, value, number: int) -> list:
     """What each photo of a batch of `number` is given for the argument `name`."""
     if value is None:
         return [None] * number
-    if isinstance(value, (list, tuple)) and len(value) == number:
+    if isinstance(value, (list, tuple)):
+        is_list = not (name in DIMENSIONS and value and isinstance(value[0], Real))  # the numbers of one box
+    else:
+        is_list = name in DIMENSIONS and getattr(value, "ndim", 0) > DIMENSIONS[name]
+    if is_list and len(value) == number:
         return list(value)
     if number == 1:
         return [value]
@@ -151,7 +159,7 @@ def choose_coded_side(height: int, width: int, max_side: int | None) -> int | No
         ValueError: The photo has too many pixels to be coded at its own size.
     """
     if max_side is not None and max(height, width) > max(max_side, SIDE_STEP):
-        return min(max(max_side // SIDE_STEP, 1) * SIDE_STEP, MAX_CODED_SIDE)
+        return min(max(int(max_side) // SIDE_STEP, 1) * SIDE_STEP, MAX_CODED_SIDE)
     excess = max(height, width) % SIDE_STEP
     multiple = max(height, width) - excess
     if max_side is not None and 0 < excess <= SLIGHT_EXCESS and multiple <= MAX_CODED_SIDE:

@@ -31,8 +31,7 @@ def weights_at_pixels(file: Bitstream, size: tuple[int, int]) -> np.ndarray:
 def overlay_weights(picture: Image.Image, weights: np.ndarray) -> Image.Image:
     """The picture in full colour where M is high; greyer and darker the lower M is.
 
-    What is mostly imagined, M below the middle between the map's least and largest value, is hatched, and a line
-    runs along its border.
+    What counts as imagined (`is_faithful`) is hatched, and a line runs along its border.
 
     Args:
         picture (`PIL.Image.Image`): The decoded picture, of H x W pixels.

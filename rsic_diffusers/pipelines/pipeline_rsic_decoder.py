@@ -185,6 +185,11 @@ class RSICDecoderPipeline(
         check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
         check_output_type(output_type)
         check_generator(generator, len(files))
+        if not isinstance(callback_on_step_end_tensor_inputs, list | tuple):
+            raise ValueError(
+                "callback_on_step_end_tensor_inputs must be a list of names, got "
+                f"{callback_on_step_end_tensor_inputs!r}."
+            )
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -312,7 +317,13 @@ class RSICDecoderPipeline(
             if changed.get(name, tensors[name]) is not tensors[name]:
                 setattr(text, name, changed[name])
                 text.alike = False
-        return changed.get("latents", latents)
+        changed = changed.get("latents", latents)
+        if changed.shape != latents.shape:
+            raise ValueError(
+                f"The latents that a callback returns must keep their shape {tuple(latents.shape)}, got "
+                f"{tuple(changed.shape)}."
+            )
+        return changed
 
     def make_images(self, latents: torch.Tensor, files: list[Bitstream], output_type: str, upscale: bool):
         """The pictures of z_0, or z_0 itself, as `output_type` says."""

@@ -18,7 +18,7 @@ from ..description.caption_checks import check_caption, fits_in_file
 from ..description.captioners import Captioner, check_captioner, describe
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
-from ..referring.budget import MAX_ENCODES, fit_budget, move_weights
+from ..referring.budget import CLOSE_ENOUGH, MAX_ENCODES, fit_budget, move_weights
 from ..referring.demands import (
     MAX_LEVELS,
     Demand,
@@ -57,7 +57,7 @@ EXAMPLE_DOC_STRING = """
         >>> from rsic_diffusers import RSICEncoderPipeline
 
         >>> enc = RSICEncoderPipeline.from_pretrained("rsic-tiny")
-        >>> out = enc("photo.jpg", caption="a lighthouse on a cliff", box=(120, 40, 300, 380))
+        >>> out = enc("photo.jpg", caption="a lighthouse on a cliff", box=(120, 40, 300, 300))
         >>> out.save("photo.rsic")
         >>> print(len(out.bitstream), out.bpp, out.breakdown)
         ```
@@ -288,7 +288,12 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         budget = settings.budget(*photo.size)
         if budget is None:
             return encode(photo.weight_map)
-        return fit_budget(photo.weight_map, encode, budget, self._rate_at if self.hsvlc.config.level_bpp else None)
+        coded = fit_budget(photo.weight_map, encode, budget, self._rate_at if self.hsvlc.config.level_bpp else None)
+        if coded.weight_map.values.min() == 1 and len(coded.data) < CLOSE_ENOUGH * budget:
+            logger.warning(
+                f"All of the photo is at M = 1, which takes {len(coded.data)} bytes of the {budget:.0f} allowed."
+            )
+        return coded
 
     def _rate_at(self, weights: np.ndarray) -> np.ndarray:
         return self.hsvlc.rate_at(torch.from_numpy(weights)).numpy()

@@ -62,7 +62,7 @@ class Demand:
 
     @classmethod
     def from_dict(cls, fields: dict) -> "Demand":
-        """Make a demand of a JSON object such as {"box": [120, 40, 300, 380], "weight": 0.6}."""
+        """Make a demand of a JSON object such as {"box": [120, 40, 300, 300], "weight": 0.6}."""
         if not isinstance(fields, dict):
             raise ValueError(f'A demand must be an object like {{"phrase": "the dog"}}, got {fields!r}.')
         check_keys("A demand", fields, [field.name for field in dataclasses.fields(cls)])
@@ -98,9 +98,9 @@ def collect_demands(referring=None, box=None, point=None, mask=None, weight: flo
 
 
 def choose_background(demands: list[Demand], levels: int) -> float:
-    """M beside the demands if the user does not say it: `DEFAULT_BACKGROUND`, or 0 if a demand would not stand out."""
-    stand_out = all(stands_out(demand.weight, DEFAULT_BACKGROUND, levels) for demand in demands)
-    return DEFAULT_BACKGROUND if stand_out else 0.0
+    """M beside the demands if the user does not say it: `DEFAULT_BACKGROUND`, or a level below the least demand."""
+    least = min(round(demand.weight * (levels - 1)) for demand in demands)
+    return min(DEFAULT_BACKGROUND, max(least - 1, 0) / (levels - 1))
 
 
 def stands_out(weight: float, background: float, levels: int) -> bool:
@@ -213,6 +213,7 @@ def _as_list(name: str, value) -> list:
         raise ValueError(f"{name} must be numbers or a list of such, got {value!r}.")
     if not value:
         raise ValueError(f"The list given as {name} is empty; leave it out instead.")
+    value = [item.tolist() if hasattr(item, "tolist") else item for item in value]
     return [value] if isinstance(value[0], numbers.Real) else list(value)
 
 

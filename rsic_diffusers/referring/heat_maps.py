@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 
 from ..tokenizer_lock import TOKENIZING
+from ..torch_state import loading_alone
 from .gem import PROMPT, gem_scores
 
 
@@ -50,6 +51,7 @@ class ReferringModel:
         return self
 
 
+@loading_alone()
 def load_referring_model(name, device=None) -> ReferringModel:
     """Load a referring model from a folder or the Hub, in float32.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 CELL_PIXELS = 64
 CONSTANT_STEPS = 255  # a single constant is stored as one byte
-CONSTANT_FAITHFUL = 0.5  # a picture with one M everywhere counts as faithful from this M on
+FAITHFUL = 0.5  # from this M on a picture counts as faithful rather than imagined
 DEFAULT_WEIGHT = 5 / 7  # M where something is referred to, or everywhere in global mode; docs/RESULTS.md says why
 DEFAULT_BACKGROUND = 2 / 7  # M beside what is referred to; so does docs/RESULTS.md
 
@@ -41,20 +41,19 @@ class WeightMap:
     @classmethod
     def quantize(cls, values: np.ndarray, levels: int) -> "WeightMap":
         """Referring mode: `values` in [0, 1] on the grid, rounded to the nearest of `levels` levels."""
-        return cls(np.round(values * (levels - 1)).astype(np.uint8), levels)
+        return cls(np.round(values * (levels - 1)).astype(np.uint8), int(levels))
 
 
 def is_faithful(weights: np.ndarray) -> np.ndarray:
-    """Where a picture counts as faithful rather than imagined: where M is in the upper half of its range.
+    """Where a picture counts as faithful rather than imagined: the same M counts alike in every file.
 
     Args:
-        weights (`np.ndarray`): M of the whole picture, on its grid or at its pixels, values in [0, 1].
+        weights (`np.ndarray`): M on its grid or at pixels, values in [0, 1].
 
     Returns:
         `np.ndarray` of the same shape, bool.
     """
-    low, high = float(weights.min()), float(weights.max())
-    return weights >= ((low + high) / 2 if high > low else CONSTANT_FAITHFUL)
+    return weights >= FAITHFUL
 
 
 def grid_size(height: int, width: int) -> tuple[int, int]:

@@ -25,8 +25,8 @@ def call(visit):
     """Use a part of the page as a new visitor; what is not given is as the page has it."""
     from gradio_client import handle_file
 
-    def encode(photo, typed="", caption=CAPTION, budget=None, comparisons=(), weight=0.86):
-        values = [photo and handle_file(photo), None, typed, None, 0.86, "", caption, weight, 0.29]
+    def encode(photo, typed="", caption=CAPTION, budget=None, comparisons=(), weight=0.86, background=0.29):
+        values = [photo and handle_file(photo), None, typed, None, 0.86, "", caption, weight, background]
         values += [budget is not None, budget or 600, False, list(comparisons), *[0.86] * MAX_BOXES]
         return visit().predict(*values, api_name="/encode")
 
@@ -73,6 +73,14 @@ def test_encode_and_decode(call, encoder, quick_decoder, small_photo, photo_path
     assert caption == CAPTION and "imagined" in summary
     assert (np.asarray(Image.open(path_of(download))) == reference).all()
     assert b"compositeWithTrainedAlgorithmicMedia" in path_of(download).read_bytes()
+
+
+def test_a_box_of_low_fidelity_still_stands_out(call, encoder, small_photo, photo_path):
+    """The slider of the background gives way at its default; moved, it is as it says."""
+    box = {"box": (20, 30, 120, 150), "weight": 0.2}
+    for moved, asked in (({}, {}), ({"background": 0.5}, {"background": 0.5})):
+        file = call["encode"](photo_path, typed="20,30,120,150:0.2", **moved)[4]
+        assert path_of(file).read_bytes() == encoder(small_photo, caption=CAPTION, referring=box, **asked).bitstream
 
 
 def test_two_visitors_at_once(call, encoder, quick_decoder, photo_path, tmp_path):

@@ -62,6 +62,27 @@ def test_what_is_no_rsic_file_brings_no_advice_to_write_over_it(photo_file, rsic
     assert "not an .rsic file" in message and "write over" not in message
 
 
+def test_what_has_the_wrong_name(photo_file, file, tmp_path, rsic, capsys):
+    renamed = tmp_path / "renamed.png"
+    renamed.write_bytes(file.read_bytes())
+    assert rsic("decode", renamed) == 2
+    assert "renamed.png has the name of its own result; give the result another name" in capsys.readouterr().err
+    assert rsic("encode", file) == 2 and rsic("encode", file, "-o", tmp_path / "a.rsic") == 2
+    message = capsys.readouterr().err
+    assert "has the name of its own result" in message and "this is an .rsic file, which holds no photo" in message
+    assert rsic("encode", photo_file, "-o", "") == 2
+    assert "name given with -o is empty" in capsys.readouterr().err
+
+
+def test_warnings_name_options_as_they_are_typed(photo_file, tmp_path, rsic, capsys):
+    """Also after an earlier command, whose standard error may be closed."""
+    for _ in range(2):
+        assert rsic("encode", photo_file, "-o", tmp_path / "a.rsic", "--weight", "1", "--budget", "99999") == 0
+        assert capsys.readouterr().err.count("All of the photo is at M = 1, which takes") == 1
+    assert rsic("decode", tmp_path / "a.rsic", "-o", tmp_path / "a.png", "--steps", "1") == 0
+    assert "A larger --steps or strength would change it" in capsys.readouterr().err
+
+
 def test_a_huge_file_is_not_read(tmp_path, rsic, capsys):
     with open(tmp_path / "huge.rsic", "wb") as huge:
         huge.write(b"RS")
@@ -197,7 +218,7 @@ def test_decode_shows_what_is_imagined(file, tmp_path, rsic, decoder):
     assert rsic("decode", file, "-o", bare, "--no-metadata", "--steps", "0") == 0
     expected = decoder(file, num_inference_steps=0).overlay()[0]
     np.testing.assert_array_equal(np.asarray(Image.open(overlay)), np.asarray(expected))
-    assert b"compositeWithTrainedAlgorithmicMedia" in picture.read_bytes()
+    assert all(b"compositeWithTrainedAlgorithmicMedia" in path.read_bytes() for path in (picture, overlay))
     assert rsic("decode", file, "-o", tmp_path / "new.png", "--overlay", tmp_path / "." / "new.png") == 2
     assert not (tmp_path / "new.png").exists()
     assert b"xmp" not in bare.read_bytes().lower()

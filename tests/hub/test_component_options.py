@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -64,6 +65,30 @@ def reference(small, file):
 
 def weights_of(decoder):
     return {name: decoder.components[name].state_dict() for name in ("unet", "vae", "text_encoder")}
+
+
+def test_threads_may_load_at_once(small, file, reference):
+    """Modules are made on the device "meta" meanwhile, for all threads, and each thread puts back what it found."""
+    with ThreadPoolExecutor(3) as pool:
+        decoders = list(pool.map(lambda _: load(small / "thin"), range(3)))
+    assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+    for decoder in decoders:
+        np.testing.assert_array_equal(picture(decoder, file), reference)
+
+
+def test_a_plain_stable_diffusion_and_a_codec(small, file, reference):
+    """Its scheduler is another, whose noise schedule is taken, as `base_model` and `from_pipe` do."""
+    codec = HSVLC.from_pretrained(small / "thin", subfolder="hsvlc", low_cpu_mem_usage=False)
+    decoder = load(small / "base", hsvlc=codec, low_cpu_mem_usage=False)
+    assert decoder.scheduler.config.beta_schedule == "scaled_linear"
+    np.testing.assert_array_equal(picture(decoder, file), reference)
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "text_encoder", "tokenizer", "hsvlc", "scheduler"])
+def test_what_cannot_be_left_out(small, name):
+    for arguments in ((small / "thin",), ("rsic-tiny", small / "base")):
+        with pytest.raises(ValueError, match=f"needs {name}, which was given as None|holds no HSVLC"):
+            load(*arguments, **{name: None})
 
 
 @pytest.mark.parametrize("base", ["base", "base.safetensors"])

@@ -74,6 +74,16 @@ def test_prompts_are_embedded_as_stable_diffusion_does(toy, make_file, file, pla
     assert torch.equal(alone, other)
 
 
+def test_embeddings_go_without_a_text_encoder(own, file):
+    positive, negative = own.encode_prompt(["a dog"], torch.device("cpu"), 1, True, negative_prompt=["a cat"])
+    expected = decode(own, file, negative_prompt="a cat")
+    own.text_encoder = own.tokenizer = None
+    found = decode(own, file, prompt_embeds=positive, negative_prompt_embeds=negative)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    with pytest.raises(ValueError, match="Without a text encoder both"):
+        decode(own, file, prompt_embeds=positive)
+
+
 def test_clip_skip_leaves_the_last_layers_out(own, toy, file, plain):
     shorter = copy.deepcopy(own.text_encoder)
     shorter.encoder.layers = shorter.encoder.layers[:-1]
@@ -181,6 +191,11 @@ def test_callbacks_take_and_change_more_than_latents(toy, file, plain):
     assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[1], seen[3])
     with pytest.raises(ValueError, match="may hold"):
         decode(toy, file, callback_on_step_end_tensor_inputs=["noise"])
+    for names in (None, "latents"):
+        with pytest.raises(ValueError, match="must be a list of names"):
+            decode(toy, file, callback_on_step_end_tensor_inputs=names)
+    with pytest.raises(ValueError, match=r"must keep their shape \(1, 4, 8, 8\), got \(1,\)"):
+        decode(toy, file, callback_on_step_end=lambda *_: {"latents": torch.zeros(1)})
     for useless in (SDCFGCutoffCallback(), MultiPipelineCallbacks([callback, SDCFGCutoffCallback()])):
         with pytest.raises(ValueError, match="SDCFGCutoffCallback expects"):
             decode(toy, file, callback_on_step_end=useless)

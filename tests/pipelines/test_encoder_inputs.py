@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from rsic_diffusers import Bitstream, RSICEncoderPipeline
+from rsic_diffusers.bitstream import BitstreamError
 from rsic_diffusers.pipelines.encoder_inputs import choose_coded_side, load_photo
 from rsic_diffusers.referring.weight_map import DEFAULT_WEIGHT
 
@@ -65,8 +66,42 @@ def test_file_objects_on_both_ends(encoder, decoder, tile, tile_file):
     target = io.BytesIO()
     encoder(tile, **ASKED).save(target)
     assert target.getvalue() == tile_file
-    target.seek(0)
-    assert Bitstream.read(target).caption == "a cap"
+    file = Bitstream.read(target)  # which stands at its end
+    assert file.caption == "a cap" and Bitstream.read(file) is file
+    target.seek(5)
+    assert Bitstream.read(target).to_bytes() == tile_file
+    with pytest.raises(BitstreamError, match="binary mode; this is a StringIO of text"):
+        Bitstream.read(io.StringIO("\udcff"))
+    with pytest.raises(BitstreamError, match="it is empty"):
+        decoder(b"")
+
+
+def test_numbers_of_numpy_and_torch(encoder, tile, tile_file, photo):
+    box = torch.tensor(ASKED["box"])
+    numbers = {"caption": "a cap", "levels": np.int64(8), "target_bytes": None, "weight": np.float32(5 / 7)}
+    for corners in (box, tuple(box), box.numpy().astype(np.float32), tuple(box.numpy())):
+        assert encoder(tile, box=corners, **numbers).bitstream == tile_file
+    large = photo.crop((0, 0, 300, 200))
+    assert encoder(large, max_side=np.int64(256)).bitstream == encoder(large, max_side=256).bitstream
+
+
+def test_what_each_photo_of_a_batch_is_given(encoder, tile, tile_file):
+    other = tile.transpose(Image.Transpose.ROTATE_180)
+    boxes = np.array([ASKED["box"], (0, 0, 32, 32)])
+    masks = np.zeros((2, 64, 64), bool)
+    masks[0, 8:64, 8:40] = masks[1, :32, :32] = True
+    for asked in ({"box": boxes}, {"box": boxes.tolist()}, {"mask": masks}, {"mask": torch.from_numpy(masks)}):
+        together = encoder([tile, other], caption=["a cap", ""], **asked).bitstream
+        name, values = next(iter(asked.items()))
+        alone = [
+            encoder(photo, caption=caption, **{name: value}).bitstream
+            for photo, caption, value in zip([tile, other], ["a cap", ""], values, strict=True)
+        ]
+        assert together == alone
+    with pytest.raises(ValueError, match="4 images need a list of 4 for box"):
+        encoder([tile] * 4, box=(0, 0, 50, 50))
+    with pytest.raises(ValueError, match="2 images need a list of 2 for point"):
+        encoder([tile] * 2, point=(20, 20))
 
 
 def test_transparent_pixels_take_the_colour_asked_for(encoder, tile):

@@ -17,7 +17,14 @@ def map_of(height, width, background=0.0, levels=8, **asked):
 
 @pytest.mark.parametrize(
     "weights, levels, background",
-    [([1.0], 8, 2 / 7), ([5 / 7, 3 / 7], 8, 2 / 7), ([5 / 7, 0.33], 8, 0), ([5 / 7], 3, 0), ([5 / 7], 2, 2 / 7)],
+    [
+        ([1.0], 8, 2 / 7),
+        ([5 / 7, 3 / 7], 8, 2 / 7),
+        ([5 / 7, 0.33], 8, 1 / 7),
+        ([0.1], 8, 0),
+        ([5 / 7], 3, 0),
+        ([5 / 7], 2, 0),
+    ],
 )
 def test_the_background_lies_below_every_demand(weights, levels, background):
     """Also once M is rounded: of three levels, 5/7 and 2/7 are both 1/2."""
