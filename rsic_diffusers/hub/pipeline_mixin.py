@@ -122,10 +122,10 @@ class FromPretrainedMixin:
             kwargs.update(base)
             if noise_schedule is not None and not holds(index, "scheduler"):
                 kwargs["scheduler"] = adopt_noise_schedule(None, noise_schedule)
-        kwargs |= cls._foreign_noise_schedule(model, index, kwargs, noise_schedule)
 
         # 4. The others, from the repo
         cls._check_repo(model, index, kwargs)
+        kwargs |= cls._foreign_noise_schedule(model, index, kwargs, noise_schedule)
         own_quantization = {name: quantization[name] for name in quantization if name not in kwargs}
         if own_quantization:
             kwargs["quantization_config"] = PipelineQuantizationConfig(quant_mapping=own_quantization)
