@@ -58,9 +58,17 @@ def open_image(source, background="white", max_pixels: int = MAX_IMAGE_PIXELS) -
         OSError: There is no such file, or it may not be read.
     """
     with _open_any(source, max_pixels) as image:
-        if image.format in ANIMATIONS and getattr(image, "n_frames", 1) > 1:
+        picture = _explain(source, lambda: to_rgb(image, background))
+        if _count_frames(image) > 1:
             logger.warning(f"Of {_name_of(source)}, which has {image.n_frames} frames, the first is taken.")
-        return _explain(source, lambda: to_rgb(image, background))
+        return picture
+
+
+def _count_frames(image: Image.Image) -> int:
+    try:
+        return image.n_frames if image.format in ANIMATIONS else 1
+    except Exception:  # cut off after the first frame, which is all that is wanted
+        return 1
 
 
 def to_rgb(image: Image.Image, background="white") -> Image.Image:
@@ -120,14 +128,14 @@ def array_to_rgb(array: np.ndarray, background="white") -> np.ndarray:
 
 def read_mask(source) -> np.ndarray:
     """Read a mask: it refers to every pixel whose number is not 0, that number being the index in a palette image, the
-    alpha where an alpha channel varies, and otherwise the largest channel. Of masks one above the other, as detectors
-    give them, it is what any of them refers to.
+    alpha where an alpha channel varies, and otherwise the largest channel. A stack of masks, one per channel, as
+    detectors give them, refers to what any of them does.
 
     Args:
         source: What `open_image` takes, a `PIL.Image.Image`, or an array or tensor of shape (H, W), (H, W, C) or
             (C, H, W). The last of 2 or 4 channels is alpha in a picture, and in an array (H, W, C) of numbers; arrays
-            of booleans and arrays (C, H, W) are masks one above the other. Images are turned upright as their EXIF
-            orientation says.
+            of booleans and arrays (C, H, W) are stacks of masks. Images are turned upright as their EXIF orientation
+            says.
 
     Returns:
         `np.ndarray` of shape (H, W), bool: True where something is referred to.
@@ -161,9 +169,9 @@ def read_mask(source) -> np.ndarray:
         alpha = numbers[..., -1:]
         numbers = alpha if alpha.min() < alpha.max() else numbers[..., :-1]
     mask = (numbers != 0).any(axis=2)
-    if numbers.dtype.kind == "f" and mask.all() and numbers.min() < numbers.max():
+    if mask.all() and numbers.min() < numbers.max():
         logger.warning(
-            "The mask is 0 nowhere, so it refers to the whole picture; of probabilities give mask > 0.5, say."
+            "The mask is 0 nowhere, so it refers to the whole picture; if it holds probabilities, give mask > 0.5."
         )
     return mask
 
@@ -228,7 +236,7 @@ def _open_with_heif(source, file) -> Image.Image:
         if not head:
             raise ImageError("the file is empty (0 bytes)") from None
         if head.startswith(b"RS") and str(source).endswith(".rsic"):
-            raise ImageError("this is an .rsic file, which holds no photo but is decoded to one") from None
+            raise ImageError("this is an .rsic file, not a photo; `rsic decode` makes a picture of it") from None
         if not (head[4:8] == b"ftyp" and any(brand in head[8:] for brand in HEIF_BRANDS)):
             raise
     try:

@@ -78,6 +78,11 @@ def test_the_first_frame_of_an_animation_is_taken_and_told(small, caplog, tmp_pa
     np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "a.png")), np.asarray(small))
     assert "a.png, which has 2 frames, the first is taken" in caplog.text
     caplog.clear()
+    small.convert("P").save(tmp_path / "a.gif", save_all=True, append_images=[frames[1].convert("P")])
+    data = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(data[: len(data) * 3 // 4])
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "cut.gif")), np.asarray(open_image(data)))
+    caplog.clear()
     frames[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[1:])  # as phones make them
     open_image(tmp_path / "a.jpg")
     assert Image.open(tmp_path / "a.jpg").n_frames == 2 and not caplog.text
@@ -369,6 +374,11 @@ def test_masks_one_above_the_other_refer_to_what_any_does(region, kind, number):
     np.testing.assert_array_equal(read_mask(kind(parts)), region)
     np.testing.assert_array_equal(read_mask(kind(np.ascontiguousarray(np.moveaxis(parts, 0, 2)))), region)
     np.testing.assert_array_equal(read_mask(kind(parts.astype(np.uint8))), region)
+
+
+def test_a_picture_taken_for_a_stack_of_masks_is_told(region, caplog):
+    picture = np.stack([region, region, region, np.ones_like(region)]).astype(np.uint8)  # RGBA, channels first
+    assert read_mask(picture).all() and "0 nowhere" in caplog.text
 
 
 def test_a_mask_of_probabilities_is_told(region, caplog):

@@ -17,7 +17,7 @@ from rsic_diffusers import (
 
 def round_trip(path: Path) -> Image.Image:
     encoder = RSICEncoderPipeline.from_pretrained("rsic-tiny")
-    out = encoder(Image.open(path), caption="a lighthouse", box=(120, 40, 300, 380), target_bytes=600)
+    out = encoder(Image.open(path), caption="a lighthouse", box=(120, 40, 300, 300), target_bytes=600)
     decoder = RSICDecoderPipeline.from_pretrained(base_model="dreamy.safetensors", prediction_type="v_prediction")
     decoder = RSICDecoderPipeline.from_pipe(decoder, hsvlc=HSVLC())
     decoder.save_pretrained(path.with_suffix(""), full=True)

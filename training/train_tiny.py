@@ -74,7 +74,8 @@ def list_stages(args) -> list[Stage]:
 
     vae = add("vae", "train_tiny_vae.py", "vae", *photos, *measured, *VAE, options=args.vae)
     if not args.no_adversarial:
-        # After the options of the first stage, whose own --pretrained_vae is not where this one starts.
+        # After the first stage's own options (not VAE: the latents are settled), whose --pretrained_vae is not this
+        # one's.
         shared = (*photos, *measured, *shlex.split(args.vae))
         adversarial = ("--pretrained_vae", vae, "--freeze_encoder", "--adversarial_weight", 0.5)
         vae = add("adversarial", "train_tiny_vae.py", "vae", *shared, *adversarial, options=args.adversarial)

@@ -29,7 +29,7 @@ OPTIONS = {
     "point": "--point",
     "mask": "--mask",
 }
-_AS_ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=(?P<value>[\w\"'(\[-])?")
+_AS_ARGUMENT = re.compile(rf"(?<![-/.\w])({'|'.join(OPTIONS)})=(?P<value>[\w\"'(\[-])?")
 # These have no other meaning in English, or begin a sentence of the form "weight must be ...".
 _AS_NAME = re.compile(rf"(?<![-/.\w])({'|'.join(name for name in OPTIONS if '_' in name)})\b(?![/.\w])")
 _AT_START = re.compile(rf"^({'|'.join(OPTIONS)})(?= must )")

@@ -66,7 +66,7 @@ def add_row_options(group) -> None:
         "--background",
         type=float,
         metavar="W",
-        help=f"M elsewhere ({DEFAULT_BACKGROUND:.3f}, 0 beside weights of no more than that); the paper's is 0",
+        help=f"M elsewhere ({DEFAULT_BACKGROUND:.3f}, or a level below the least weight); the paper's is 0",
     )
     group.add_argument(
         "--presets",

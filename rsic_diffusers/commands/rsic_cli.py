@@ -66,14 +66,14 @@ def main(argv=None, owns_process: bool = False) -> int:
 class OptionFormatter(logging.Formatter):
     """What the pipelines warn of, with their arguments named as they are typed."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return in_options(record.getMessage())
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return in_options(record.message)
 
 
 def show_warnings() -> None:
     """Print the package's warnings to standard error, once."""
     logger = logging.getLogger("rsic_diffusers")
-    for handler in logger.handlers:
+    for handler in tuple(logger.handlers):
         if isinstance(handler.formatter, OptionFormatter):
             logger.removeHandler(handler)  # of an earlier call, whose stream may be closed
     handler = logging.StreamHandler()

@@ -59,15 +59,16 @@ def ablations(preset: str | None, has_regions: bool, has_single_layer: bool) -> 
     parts = ["without GDE"] + ["without RGE"] * has_regions + ["without HSVLC"] * has_single_layer
     methods = [Method(part, part, {"preset": preset}) for part in parts]
     methods.append(Method("without guidance", base, {"preset": preset, "guidance_strength": 0.0}))
-    lengths = [{"num_inference_steps": T} for T in (10, 30, 50)] + [{"num_recurrence_steps": T_r} for T_r in (1, 4, 8)]
-    names = {"num_inference_steps": "T", "num_recurrence_steps": "T_r"}
-    for length in lengths:
-        ((name, value),) = length.items()
-        if preset == "paper":
-            # guidance_strength is a total, and the paper's gamma is that of each step, however many there are.
-            steps = PAPER | length
-            length["guidance_strength"] = GAMMA * steps["num_inference_steps"] * steps["num_recurrence_steps"]
-        methods.append(Method(f"{names[name]} = {value}", base, {"preset": preset, **length}))
+    for symbol, name, values in (
+        ("T", "num_inference_steps", (10, 30, 50)),
+        ("T_r", "num_recurrence_steps", (1, 4, 8)),
+    ):
+        for value in values:
+            decoding = {"preset": preset, name: value}
+            if preset == "paper":  # its gamma is that of each step, and guidance_strength is their sum
+                steps = PAPER | decoding
+                decoding["guidance_strength"] = GAMMA * steps["num_inference_steps"] * steps["num_recurrence_steps"]
+            methods.append(Method(f"{symbol} = {value}", base, decoding))
     return methods
 
 

@@ -125,7 +125,7 @@ class FromPretrainedMixin:
 
         # 4. The others, from the repo
         cls._check_repo(model, index, kwargs)
-        kwargs |= cls._foreign_noise_schedule(model, index, kwargs, noise_schedule)
+        kwargs |= cls._foreign_noise_schedule(model, index, kwargs)
         own_quantization = {name: quantization[name] for name in quantization if name not in kwargs}
         if own_quantization:
             kwargs["quantization_config"] = PipelineQuantizationConfig(quant_mapping=own_quantization)
@@ -147,7 +147,7 @@ class FromPretrainedMixin:
         return pipeline
 
     @classmethod
-    def _foreign_noise_schedule(cls, model, index, given, noise_schedule: dict | None) -> dict:
+    def _foreign_noise_schedule(cls, model, index, given) -> dict:
         """{"scheduler": ours} over the repo's noise schedule, if its scheduler is of another kind; else {}."""
         if "scheduler" not in cls._required() or "scheduler" in given or not holds(index, "scheduler"):
             return {}
@@ -155,14 +155,16 @@ class FromPretrainedMixin:
             return {}
         hub = {name: given[name] for name in (*HUB_ARGUMENTS, "revision") if name in given}
         schedule = GuidedSelfRecurrentDDIMScheduler.load_config(model, subfolder="scheduler", **hub)
-        return {"scheduler": adopt_noise_schedule(None, {**schedule, **(noise_schedule or {})})}
+        return {"scheduler": adopt_noise_schedule(None, schedule)}
 
     @classmethod
     def _check_repo(cls, model, index, given):
         """ValueError if repo and arguments do not make a pipeline, or the index names what is no model."""
         removed = [name for name in cls._required() if name in given and given[name] is None]
         if removed:
-            raise ValueError(f"{cls.__name__} needs {', '.join(removed)}, which was given as None; leave it out.")
+            raise ValueError(
+                f"{cls.__name__} cannot be loaded with {removed[0]}=None; without it the repo's is loaded."
+            )
         missing = [name for name in cls._required() if name not in given and not holds(index, name)]
         if missing:
             raise ValueError(

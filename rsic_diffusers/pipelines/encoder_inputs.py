@@ -8,7 +8,7 @@ import PIL.Image
 import torch
 
 from ..bitstream import MAX_CODED_SIDE, MAX_PIXELS, MAX_RETURNED_PIXELS, MAX_SIDE, MIN_SIDE, SIDE_STEP
-from ..bitstream.caption_coding import encode_caption
+from ..bitstream.caption_coding import check_caption_text
 from ..images import array_to_rgb, as_colour, is_file, open_image, to_rgb
 from ..referring.demands import check_levels, check_weight
 
@@ -63,7 +63,7 @@ class EncoderSettings:
             value = getattr(self, name)
             if not (isinstance(value, Integral) and value >= 0):
                 raise ValueError(f"{name} must be a whole number from 0 up, got {value!r}.")
-        encode_caption("", self.caption_codec)  # refuses an unknown codec
+        check_caption_text("", self.caption_codec)  # refuses an unknown codec
 
     def budget(self, height: int, width: int) -> float | None:
         """Bytes that the file of a photo of this size may have; None without a budget."""

@@ -527,5 +527,5 @@ def _log_plan(plan: SamplingPlan, settings: dict) -> None:
     if settings["num_inference_steps"] and settings["strength"] != 0 and not plan.num_unet_evaluations:
         logger.warning(
             "No step of diffusion is run, and the picture is that of the coded latents: M is high everywhere, or the "
-            "steps are few. A larger num_inference_steps or strength would change it."
+            "steps are few. A larger num_inference_steps= or strength= would change it."
         )

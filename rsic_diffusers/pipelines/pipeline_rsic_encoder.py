@@ -344,8 +344,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             weight (`float`): M where something is referred to, in [0, 1], for what brings no weight of its own; in
                 global mode M everywhere.
             background (`float`, *optional*): M elsewhere, in [0, 1]. 0: the rest is imagined from next to nothing, as
-                in the paper. Default: 2/7, which keeps the rest's large shapes for about 0.004 bpp; but 0 beside a
-                demand that has no more weight than that.
+                in the paper. Default: 2/7, which keeps the rest's large shapes for about 0.004 bpp, or one level of M
+                below the least demand where that is lower.
             levels (`int`): L, the number of levels of M in referring mode, 2 to 8.
             mode (`str`, *optional*): "global" or "referring"; by default referring if anything is referred to.
             fallback (`str`, *optional*): "global" leaves out a phrase that is found nowhere, and codes the photo in

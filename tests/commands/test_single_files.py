@@ -1,6 +1,7 @@
 """One photo or one file: pipes, names, links, options, and what is said about them."""
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from rsic_diffusers.commands.arguments import join_negative_numbers
 from rsic_diffusers.commands.encode import asked_for, without_effect
 from rsic_diffusers.commands.errors import as_sentence
 from rsic_diffusers.commands.inspect import shares
-from rsic_diffusers.commands.rsic_cli import build_parser
+from rsic_diffusers.commands.rsic_cli import build_parser, show_warnings
 from rsic_diffusers.hub import CHECKPOINTS
 from rsic_diffusers.referring.weight_map import WeightMap
 
@@ -69,7 +70,7 @@ def test_what_has_the_wrong_name(photo_file, file, tmp_path, rsic, capsys):
     assert "renamed.png has the name of its own result; give the result another name" in capsys.readouterr().err
     assert rsic("encode", file) == 2 and rsic("encode", file, "-o", tmp_path / "a.rsic") == 2
     message = capsys.readouterr().err
-    assert "has the name of its own result" in message and "this is an .rsic file, which holds no photo" in message
+    assert "has the name of its own result" in message and "this is an .rsic file, not a photo" in message
     assert rsic("encode", photo_file, "-o", "") == 2
     assert "name given with -o is empty" in capsys.readouterr().err
 
@@ -80,7 +81,17 @@ def test_warnings_name_options_as_they_are_typed(photo_file, tmp_path, rsic, cap
         assert rsic("encode", photo_file, "-o", tmp_path / "a.rsic", "--weight", "1", "--budget", "99999") == 0
         assert capsys.readouterr().err.count("All of the photo is at M = 1, which takes") == 1
     assert rsic("decode", tmp_path / "a.rsic", "-o", tmp_path / "a.png", "--steps", "1") == 0
-    assert "A larger --steps or strength would change it" in capsys.readouterr().err
+    assert "A larger --steps or --strength would change it" in capsys.readouterr().err
+
+
+def test_a_log_keeps_its_tracebacks(capsys):
+    show_warnings()
+    try:
+        raise ZeroDivisionError("division by zero")
+    except ZeroDivisionError:
+        logging.getLogger("rsic_diffusers.app.page").exception("An event failed; num_inference_steps=1.")
+    message = capsys.readouterr().err
+    assert "--steps 1" in message and "ZeroDivisionError: division by zero" in message
 
 
 def test_a_huge_file_is_not_read(tmp_path, rsic, capsys):

@@ -42,7 +42,7 @@ def test_a_profile_adds_up_and_leaves_nothing_behind(decoder, files):
     assert "forward" not in vars(decoder.unet) and type(decoder.scheduler).step is step
     # The targets with a closed form call the codec and no gradient; so does the default, and that is guidance too.
     closed = profile_decoding(decoder, files, **{**STRENGTH, "guidance_target": "posterior"})
-    assert closed.evaluations == profile.evaluations and closed.parts["guidance"] > closed.parts["scheduler"] > 0
+    assert closed.evaluations == profile.evaluations and closed.parts["guidance"] > 0
 
 
 def test_a_compiled_step_is_profiled_whole(decoder, files, monkeypatch):

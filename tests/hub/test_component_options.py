@@ -76,18 +76,24 @@ def test_threads_may_load_at_once(small, file, reference):
         np.testing.assert_array_equal(picture(decoder, file), reference)
 
 
-def test_a_plain_stable_diffusion_and_a_codec(small, file, reference):
+def test_a_plain_stable_diffusion_and_a_codec(small, file, reference, tmp_path):
     """Its scheduler is another, whose noise schedule is taken, as `base_model` and `from_pipe` do."""
     codec = HSVLC.from_pretrained(small / "thin", subfolder="hsvlc", low_cpu_mem_usage=False)
     decoder = load(small / "base", hsvlc=codec, low_cpu_mem_usage=False)
-    assert decoder.scheduler.config.beta_schedule == "scaled_linear"
     np.testing.assert_array_equal(picture(decoder, file), reference)
+    # A schedule that no class has by default.
+    shutil.copytree(small / "base", tmp_path / "base")
+    path = tmp_path / "base" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.014, "prediction_type": "v_prediction"}))
+    for asked, expected in ((None, "v_prediction"), ("epsilon", "epsilon")):
+        config = load(tmp_path / "base", hsvlc=codec, prediction_type=asked).scheduler.config
+        assert (config.beta_end, config.prediction_type) == (0.014, expected)
 
 
 @pytest.mark.parametrize("name", ["unet", "vae", "text_encoder", "tokenizer", "hsvlc", "scheduler"])
 def test_what_cannot_be_left_out(small, name):
     for arguments in ((small / "thin",), ("rsic-tiny", small / "base")):
-        with pytest.raises(ValueError, match=f"needs {name}, which was given as None|holds no HSVLC"):
+        with pytest.raises(ValueError, match=f"cannot be loaded with {name}=None"):
             load(*arguments, **{name: None})
 
 
