@@ -28,7 +28,6 @@ TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
-QUARTER_TURNS = {TRANSPOSES[orientation] for orientation in (5, 6, 7, 8)}
 
 
 class ImageError(ValueError):
@@ -283,7 +282,7 @@ def upright_size(path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = TRANSPOSES.get(_orientation(image)) in QUARTER_TURNS
+            turned = _orientation(image) in (5, 6, 7, 8)  # the quarter turns of `TRANSPOSES`
     except Exception:  # Pillow's plugins raise all kinds
         return None
     return (width, height) if turned else (height, width)

@@ -33,7 +33,7 @@ def parse_args():
     parser.add_argument("--repo_id", help="Where to push: user/name.")
     parser.add_argument("--space", help="Also push the page of hub_configs/space for this repo: user/name of a Space.")
     parser.add_argument("--private", action="store_true")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Leave the repo in its folder.")
+    parser.add_argument("--dry_run", action="store_true", help="Leave the repo in its folder.")
     args = parser.parse_args()
     if not (args.hsvlc / "config.json").exists():
         parser.error(f"{args.hsvlc} holds no codec; give the folder that train_hsvlc.py exported.")

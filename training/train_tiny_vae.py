@@ -126,8 +126,8 @@ def random_transform(rng, share):
 def shifted_window(rng, *pictures):
     """The same window of all pictures (B, C, H, W): 8 pixels smaller, at an offset drawn from 0 to 7 on each axis.
 
-    AlexNet looks at every fourth position only. A decoder that is always judged from the same offset learns what goes
-    unseen there: a faint grid, and an LPIPS that rises by a tenth when both pictures lose their first row and column.
+    AlexNet looks at every fourth position only. A decoder that is always judged from the same offset learns to please
+    it there: its LPIPS rises by a tenth when the first row and column of both pictures are cut off.
     """
     top, left = rng.integers(OFFSETS, size=2)
     height, width = (side - OFFSETS for side in pictures[0].shape[-2:])

@@ -25,12 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..referring.weight_map import WeightMap, grid_size
-from .caption_coding import (
-    CAPTION_CODECS,
-    check_caption_text,
-    decode_caption,
-    encode_caption,
-)
+from .caption_coding import CAPTION_CODECS, check_caption_text, decode_caption, encode_caption
 from .map_coding import MAX_LEVELS, decode_map, encode_map
 from .sizes import MAX_CODED_SIDE, MAX_PIXELS, MAX_RETURNED_PIXELS, MAX_SIDE, MIN_SIDE, SIDE_STEP, reduced_size
 
@@ -202,10 +197,11 @@ class Bitstream:
 
 
 def _read_limited(file) -> bytes:
-    if hasattr(file, "seekable") and file.seekable():
+    is_text = isinstance(file, io.TextIOBase)
+    if not is_text and hasattr(file, "seekable") and file.seekable():
         file.seek(0)
-    data = b"" if isinstance(file, io.TextIOBase) else file.read(MAX_FILE_BYTES + 1)
-    if isinstance(file, io.TextIOBase) or not isinstance(data, bytes):
+    data = None if is_text else file.read(MAX_FILE_BYTES + 1)
+    if not isinstance(data, bytes):
         raise BitstreamError(f"A file object must be opened in binary mode; this is a {type(file).__name__} of text.")
     if len(data) > MAX_FILE_BYTES:
         raise _too_large(len(data))

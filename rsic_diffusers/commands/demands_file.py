@@ -4,7 +4,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-from ..images import upright_size
 from ..referring.demands import Demand, check_keys
 from ..referring.regions import clip_region
 from .errors import as_sentence
@@ -60,6 +59,8 @@ def check_photo_demands(encoder, path: Path, name: str, asked: dict) -> None:
     Raises:
         ValueError: What is wrong, with the photo's name.
     """
+    from ..images import upright_size
+
     try:
         demands = encoder.check_arguments(**asked)
         size = upright_size(path)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ..bitstream.container import MAX_FILE_BYTES
 from ..files import check_writable, refuse_broken_link, write_file
-from ..images import HEIF_SUFFIXES
 
 
 STANDARD = "-"
@@ -87,6 +86,8 @@ def check_output(output: Path, source) -> None:
 def check_codec_name(output: Path | None) -> None:
     """Refuse to write codec bytes under the name of a picture."""
     from PIL import Image
+
+    from ..images import HEIF_SUFFIXES
 
     if output and output.suffix.lower() in {*Image.registered_extensions(), *HEIF_SUFFIXES}:
         raise ValueError(

@@ -71,7 +71,7 @@ class OptionFormatter(logging.Formatter):
 
 
 def show_warnings() -> None:
-    """Print the package's warnings to standard error, once."""
+    """Print the package's warnings to standard error."""
     logger = logging.getLogger("rsic_diffusers")
     for handler in tuple(logger.handlers):
         if isinstance(handler.formatter, OptionFormatter):

@@ -100,7 +100,8 @@ class FromPretrainedMixin:
         quantization = quantization_by_component(quantization_config, [name for name in own if name not in kwargs])
 
         # 2. The repo's index, and the base that it names
-        index = read_index(model, **{name: kwargs[name] for name in (*HUB_ARGUMENTS, "revision") if name in kwargs})
+        hub = {name: kwargs[name] for name in (*HUB_ARGUMENTS, "revision") if name in kwargs}
+        index = read_index(model, **hub)
         if kwargs.get("hsvlc") is None and not holds(index, "hsvlc"):
             raise ValueError(
                 f"{model} holds no HSVLC, so it cannot code latents; train one for it with training/train_hsvlc.py "
@@ -125,7 +126,7 @@ class FromPretrainedMixin:
 
         # 4. The others, from the repo
         cls._check_repo(model, index, kwargs)
-        kwargs |= cls._foreign_noise_schedule(model, index, kwargs)
+        kwargs |= cls._foreign_noise_schedule(model, index, kwargs, hub)
         own_quantization = {name: quantization[name] for name in quantization if name not in kwargs}
         if own_quantization:
             kwargs["quantization_config"] = PipelineQuantizationConfig(quant_mapping=own_quantization)
@@ -147,13 +148,12 @@ class FromPretrainedMixin:
         return pipeline
 
     @classmethod
-    def _foreign_noise_schedule(cls, model, index, given) -> dict:
+    def _foreign_noise_schedule(cls, model, index, given, hub) -> dict:
         """{"scheduler": ours} over the repo's noise schedule, if its scheduler is of another kind; else {}."""
         if "scheduler" not in cls._required() or "scheduler" in given or not holds(index, "scheduler"):
             return {}
         if index["scheduler"][1] == GuidedSelfRecurrentDDIMScheduler.__name__:
             return {}
-        hub = {name: given[name] for name in (*HUB_ARGUMENTS, "revision") if name in given}
         schedule = GuidedSelfRecurrentDDIMScheduler.load_config(model, subfolder="scheduler", **hub)
         return {"scheduler": adopt_noise_schedule(None, schedule)}
 

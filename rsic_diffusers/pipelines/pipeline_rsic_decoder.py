@@ -317,13 +317,13 @@ class RSICDecoderPipeline(
             if changed.get(name, tensors[name]) is not tensors[name]:
                 setattr(text, name, changed[name])
                 text.alike = False
-        changed = changed.get("latents", latents)
-        if changed.shape != latents.shape:
+        returned = changed.get("latents", latents)
+        if returned.shape != latents.shape:
             raise ValueError(
                 f"The latents that a callback returns must keep their shape {tuple(latents.shape)}, got "
-                f"{tuple(changed.shape)}."
+                f"{tuple(returned.shape)}."
             )
-        return changed
+        return returned
 
     def make_images(self, latents: torch.Tensor, files: list[Bitstream], output_type: str, upscale: bool):
         """The pictures of z_0, or z_0 itself, as `output_type` says."""

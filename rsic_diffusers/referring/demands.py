@@ -214,7 +214,7 @@ def _as_list(name: str, value) -> list:
     if not value:
         raise ValueError(f"The list given as {name} is empty; leave it out instead.")
     value = [item.tolist() if hasattr(item, "tolist") else item for item in value]
-    return [value] if isinstance(value[0], numbers.Real) else list(value)
+    return [value] if isinstance(value[0], numbers.Real) else value
 
 
 def _numbers(name: str, value, length: int) -> tuple[float, ...]:

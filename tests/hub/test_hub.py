@@ -234,7 +234,7 @@ PUBLISH = [sys.executable, "-W", "ignore", Path(__file__).parents[2] / "training
 def test_publish_makes_a_repo_that_loads(base, encoder, tmp_path):
     # A base that is a folder, named from its own place, is found from every other.
     command = [*PUBLISH, "--hsvlc", FULL / "hsvlc", "--base", base.name, "--output", tmp_path / "repo"]
-    subprocess.run([*command, "--dry-run"], check=True, cwd=base.parent)
+    subprocess.run([*command, "--dry_run"], check=True, cwd=base.parent)
     decoder = RSICDecoderPipeline.from_pretrained(tmp_path / "repo")
     assert decoder.hsvlc.fingerprint == encoder.hsvlc.fingerprint
     assert decoder.scheduler.config.num_recurrence_steps == 1
@@ -243,10 +243,10 @@ def test_publish_makes_a_repo_that_loads(base, encoder, tmp_path):
     shutil.copytree(base, inpainting)
     config = json.loads((base / "unet" / "config.json").read_text())
     (inpainting / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 9}))
-    other = [*PUBLISH, "--hsvlc", FULL / "hsvlc", "--base", inpainting, "--output", tmp_path / "other", "--dry-run"]
+    other = [*PUBLISH, "--hsvlc", FULL / "hsvlc", "--base", inpainting, "--output", tmp_path / "other", "--dry_run"]
     assert "inpainting" in subprocess.run(other, capture_output=True, text=True).stderr
     assert not (tmp_path / "other").exists()
-    assert "exists" in subprocess.run([*command, "--dry-run"], capture_output=True, text=True).stderr
+    assert "exists" in subprocess.run([*command, "--dry_run"], capture_output=True, text=True).stderr
 
 
 LOAD_SECRET = """
