@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -75,6 +75,15 @@ def plan(folder: Path, output: Path, suffixes: Iterable[str], suffix: str) -> di
     return jobs
 
 
+def file_identity(path) -> list[int] | None:
+    """Size and time of a file, for `settings_of`: what was made of another one under the same name is made again."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
 def run(
     jobs: dict[Path, Path],
     work: Callable,
@@ -121,7 +130,8 @@ def run(
         try:
             for path in batch:
                 refuse_broken_link(jobs[path])
-            results = work(batch, [jobs[path] for path in batch])
+            with _named_in_warnings(batch):
+                results = work(batch, [jobs[path] for path in batch])
         except Exception as error:  # a file may fail in any way, and the others do not wait for it
             if len(batch) > 1:  # which file is at fault shows when each is done alone
                 for path in batch:
@@ -150,6 +160,27 @@ def run(
                 counts["left to another process"] = others + len(batch) - len(free)
             progress.update(len(batch))
     return counts
+
+
+@contextmanager
+def _named_in_warnings(paths: list[Path]):
+    """What the package warns of begins with the names of the files that are worked on, where it does not name them."""
+    names = ", ".join(str(path) for path in paths)
+
+    def add_names(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if not any(path.name in message for path in paths):
+            record.msg, record.args = f"{names}: {message}", ()
+        return True
+
+    handlers = logging.getLogger(__package__).handlers
+    for handler in handlers:
+        handler.addFilter(add_names)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(add_names)
 
 
 class _Report:

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm import tqdm
+from training_photos import vae_input, whole_positions
 
 from rsic_diffusers.images import open_image
 from rsic_diffusers.pipelines.latents import encode_image
@@ -58,12 +60,20 @@ class CachedLatents:
 
     def __getitem__(self, i):
         key, label = self.entries[i]
+        file, about = self._open_shard(key)
+        return file.get_tensor(key), label, about[key]
+
+    def _open_shard(self, key):
         path = self.shards[key]
         if path not in self.files:
             file = safe_open(path, "pt")  # mapped into memory
             self.files[path] = file, json.loads(file.metadata()["about"])
-        file, about = self.files[path]
-        return file.get_tensor(key), label, about[key]
+        return self.files[path]
+
+    def areas(self) -> np.ndarray:
+        """How many positions each of the latents has, h w."""
+        shapes = [self._open_shard(key)[0].get_slice(key).get_shape() for key, _ in self.entries]
+        return np.array([height * width for _, height, width in shapes])
 
     def is_mirror_image(self, i: int) -> bool:
         """Whether the `i`-th are the latents of a photo's mirror image."""
@@ -128,8 +138,7 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0, mirror
 
 def encode_batch(vae, batch: list[ReadPhoto], bf16: bool) -> torch.Tensor:
     """z0 of photos of one size, (B, 4, H/8, W/8) in bfloat16 on the CPU."""
-    pixels = torch.stack([photo.pixels for photo in batch]).to(vae.device, vae.dtype)
-    image = pixels.permute(0, 3, 1, 2) / 127.5 - 1
+    image = vae_input(torch.stack([photo.pixels for photo in batch]).to(vae.device, vae.dtype))
     with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=bf16):
         latents = encode_image(vae, image)
     if not bool(torch.isfinite(latents).all()):
@@ -227,8 +236,8 @@ class _Reader:
         if prepared is None:
             return [ReadPhoto(problem="they are drawings or cut-outs on white")]
         array, about = prepared if isinstance(prepared, tuple) else (prepared, {})
-        height, width = (side - side % 8 for side in array.shape[:2])
-        views = (array[:height, :width], array[:height, :width][:, ::-1])
+        upright = whole_positions(array)
+        views = (upright, upright[:, ::-1])
         return [
             ReadPhoto(key, label, None if key in self.known else torch.from_numpy(view.copy()), about)
             for key, view in zip(keys, views, strict=False)

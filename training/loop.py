@@ -33,7 +33,7 @@ def train(args, accelerator, model, batch_of, loss_of, export, weight_decay=1e-4
             unwrapped and its weights averaged.
     """
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=weight_decay, fused=True)
     clock = TrainingClock(args)
     lr_scheduler = make_lr_scheduler(args, optimizer, accelerator.num_processes, clock)
     ema = EMAModel(parameters, decay=args.ema_decay, foreach=True)

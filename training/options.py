@@ -24,6 +24,8 @@ FREE_OPTIONS = {
     "max_train_minutes", "report_to", "validation_dir", "measured_photos", "cache_latents", "dataloader_num_workers",
     "push_to_hub", "hub_model_id",
 }  # fmt: skip
+# Without piecewise_constant, whose rule no option gives.
+LR_SCHEDULERS = [kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT]
 POSITIVE_OPTIONS = (
     "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpointing_steps", "max_side",
 )  # fmt: skip
@@ -76,14 +78,15 @@ def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
     add("--train_batch_size", int, "For each process.")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
     add("--learning_rate", float)
-    parser.add_argument("--lr_scheduler", default="cosine", choices=[kind.value for kind in SchedulerType])
+    parser.add_argument("--lr_scheduler", default="cosine", choices=LR_SCHEDULERS)
     parser.add_argument("--lr_warmup_steps", type=int, default=100)
     add("--ema_decay", float, "Of the averaged weights, which are the result.")
     parser.add_argument(
         "--mixed_precision",
         choices=["no", "fp16", "bf16"],
         default=default_precision(),
-        help="Default: what accelerate was told; if nothing, bf16 (or fp16) with a GPU and none without.",
+        help="Default: what accelerate was told; if nothing, bf16 (or fp16) with a GPU and none without. float32 on a "
+        "GPU is `no` here: accelerate's own `no` cannot be told from nothing.",
     )
     parser.add_argument(
         "--dataloader_num_workers",
@@ -173,7 +176,7 @@ def check_resumable(args, settings: dict) -> None:
             f"{output_dir} holds the checkpoints of another run; go on with it by --resume_from_checkpoint latest, or "
             "give another --output_dir."
         )
-    if args.resume_from_checkpoint and path.exists():
+    if args.resume_from_checkpoint and list_checkpoints(output_dir) and path.exists():
         before = json.loads(path.read_text())
         changed = [name for name in sorted(settings.keys() & before.keys()) if settings[name] != before[name]]
         if changed:

@@ -25,6 +25,11 @@ def add_vae_arguments(parser):
     parser.add_argument("--revision", help="Of the repo that the VAE comes from.")
 
 
+def public_name(source: str) -> str:
+    """What a model card calls a checkpoint: a Hub id as it is, of a path on this machine the last part alone."""
+    return Path(source).stem if Path(source).exists() else source
+
+
 def load_vae(args):
     """The VAE of `--pretrained_vae` or of the checkpoint, in float32.
 

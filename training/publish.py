@@ -38,7 +38,10 @@ def parse_args():
     if not (args.hsvlc / "config.json").exists():
         parser.error(f"{args.hsvlc} holds no codec; give the folder that train_hsvlc.py exported.")
     if args.output.exists():
-        parser.error(f"{args.output} exists; give a new folder.")
+        parser.error(
+            f"{args.output} exists; give a new folder. (A repo that was made there is pushed by "
+            f"`hf upload {args.repo_id or 'user/name'} {args.output}`.)"
+        )
     if not args.dry_run and not args.repo_id:
         parser.error("Give --repo_id user/name to push to, or --dry_run.")
     if not args.dry_run and not args.full and Path(args.base).exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoModel, UNet2DConditionModel
 from huggingface_hub import add_space_variable, create_repo, upload_folder
+from pretrained_vae import public_name
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rsic_diffusers import HSVLC, GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncoderPipeline
@@ -69,6 +70,23 @@ def make_scheduler(settings: list[str]) -> GuidedSelfRecurrentDDIMScheduler:
     return GuidedSelfRecurrentDDIMScheduler.from_config({**scheduler.config, **changed, "_use_default_values": []})
 
 
+def check_base(base: str):
+    """The config of the UNet of a checkpoint that a thin repo may name. Gigabytes stay where they are.
+
+    Raises:
+        SystemExit: It is no Stable Diffusion 1.x, or its files cannot be read.
+    """
+    try:
+        unet = UNet2DConditionModel.load_config(base, subfolder="unet")
+        check_stable_diffusion_1(unet, CLIPTextConfig.from_pretrained(base, subfolder="text_encoder"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(
+            f"{base} cannot be the base of a published codec, which must be a Stable Diffusion 1.x checkpoint with "
+            f"its UNet and text encoder: {error}"
+        ) from None
+    return unet
+
+
 @contextmanager
 def _all_or_nothing(output: Path):
     """The folder stays only if nothing fails."""
@@ -96,14 +114,12 @@ def assemble_thin_repo(output: Path, hsvlc_folder: Path, base: str, settings=(),
     with _all_or_nothing(output):
         load_trained_codec(hsvlc_folder).save_pretrained(output / "hsvlc")
         make_scheduler(settings).save_pretrained(output / "scheduler")
-        unet = UNet2DConditionModel.load_config(base, subfolder="unet")
+        unet = check_base(base)
         index = json.loads((HUB_CONFIGS / "rsic-sd15" / "model_index.json").read_text())
         index[BASE_KEY] = str(Path(base).resolve()) if Path(base).is_dir() else base
         index["default_max_side"] = trained_side(unet)
         (output / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         write_card(output, hsvlc_folder, base, repo_id)
-        # Of the decoder's part of the base the configs tell enough, without gigabytes.
-        check_stable_diffusion_1(unet, CLIPTextConfig.from_pretrained(base, subfolder="text_encoder"))
         options = {"variant": variant} if variant else {}
         return RSICEncoderPipeline.from_pretrained(output, **options).hsvlc.fingerprint.hex()
 
@@ -153,7 +169,10 @@ def remove_traces(output: Path) -> None:
 
 def write_card(output: Path, hsvlc_folder: Path, base: str, repo_id: str | None, is_thin=True) -> None:
     """The model card of hub_configs/rsic-sd15 with this base and repo, and the codec's own card below it."""
-    card = (HUB_CONFIGS / "rsic-sd15" / "README.md").read_text().replace(BASE, base)
+    card = (HUB_CONFIGS / "rsic-sd15" / "README.md").read_text()
+    if Path(base).exists():
+        card = card.replace(f"base_model: {BASE}\n", "")  # which the Hub takes ids for
+    card = card.replace(BASE, public_name(base))
     card = card.replace(EXAMPLE_REPO, repo_id or EXAMPLE_REPO)
     if not is_thin:
         card = card.replace(THIN, FULL)

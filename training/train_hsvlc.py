@@ -1,7 +1,8 @@
 """Train HSVLC, the latent codec, for the VAE of any Stable Diffusion 1.x checkpoint.
 
-    accelerate launch training/train_hsvlc.py --train_data_dir photos --output_dir runs/hsvlc \\
-        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5
+    accelerate launch training/train_hsvlc.py --train_data_dir photos --validation_dir others \\
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --variant fp16 \\
+        --profile smooth --code_channels 32 24 16 16 --output_dir runs/hsvlc
 
 Only the VAE of the checkpoint is loaded. The same command runs on a CPU, a GPU or several (`accelerate config`).
 Photos are encoded once and kept in `<output_dir>/latents`; after an interruption the same command with
@@ -21,20 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from codec import (
-    add_codec_arguments,
-    codec_card,
-    codec_pictures,
-    finish_codec,
-    make_codec,
-    rate_distortion_loss,
-)
+from codec import add_codec_arguments, finish_codec, make_codec, rate_distortion_loss
+from codec_report import codec_card, codec_pictures
 from huggingface_hub import create_repo
 from latent_cache import load_latents, measure_latent_variance
 from loop import log_picture, train
 from options import add_training_arguments, make_accelerator
-from pretrained_vae import add_vae_arguments, load_vae
-from repo_assembly import assemble_thin_repo, push_repo
+from pretrained_vae import add_vae_arguments, load_vae, public_name
+from repo_assembly import assemble_thin_repo, check_base, push_repo
 from training_photos import FitPhoto, dataset_photos, find_photos, random_crop
 from weight_maps import random_weight_map
 
@@ -123,6 +118,8 @@ def check_push_arguments(parser, args):
             "--push_to_hub publishes the codec for the checkpoint of --pretrained_model_name_or_path, which must be a "
             "Hub id, and for that checkpoint's own VAE; train without it, then use publish.py --full."
         )
+    if args.revision:
+        parser.error("--push_to_hub publishes the codec for the checkpoint's main revision; leave --revision out.")
 
 
 def random_batch(latents, args, rng):
@@ -162,7 +159,7 @@ def export_codec(args, accelerator, hsvlc, vae, latents, variance, step):
     hsvlc.save_pretrained(output_dir / "hsvlc")
     card = codec_card(
         hsvlc,
-        base=args.pretrained_model_name_or_path or args.pretrained_vae,
+        base=public_name(args.pretrained_vae or args.pretrained_model_name_or_path),
         steps=step,
         batch=args.train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps,
         resolution=args.resolution,
@@ -182,8 +179,9 @@ def export_codec(args, accelerator, hsvlc, vae, latents, variance, step):
 def main():
     args = parse_args()
     accelerator = make_accelerator(args, find_unused_parameters=args.single_layer)
-    if args.push_to_hub and accelerator.is_main_process:
-        create_repo(args.hub_model_id, exist_ok=True)  # no right to it is known before training
+    if args.push_to_hub and accelerator.is_main_process:  # what would fail after training fails before it
+        check_base(args.pretrained_model_name_or_path)
+        create_repo(args.hub_model_id, exist_ok=True)
     vae = load_vae(args).to(accelerator.device)
     hsvlc = make_codec(args, vae).to(memory_format=torch.channels_last)
     latents, measured = load_all_latents(args, accelerator, vae)

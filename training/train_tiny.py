@@ -1,7 +1,7 @@
 """Train all of rsic-tiny by one command: VAE, its adversarial stage, base, codec, and the repo that holds them.
 
     python training/train_tiny.py --train_data_dir photos --validation_dir others --output_dir runs/tiny \\
-        --vae "--max_train_steps 5000" --base "--max_train_steps 20000 --train_data_dir photos more_photos"
+        --vae="--max_train_steps 5000" --base="--max_train_steps 20000 --train_data_dir photos more_photos"
 
 Each stage is a script of this folder, in a process of its own. The quoted options are the script's (its `--help`
 lists them) and override those that this command gives. Started again, the same command skips the stages that are
@@ -35,10 +35,10 @@ def parse_args():
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], help="Of all stages.")
     options = {"default": "", "metavar": "OPTIONS"}
-    parser.add_argument("--vae", **options, help="Of train_tiny_vae.py, in quotes.")
+    parser.add_argument("--vae", **options, help="Of train_tiny_vae.py, in quotes, after =.")
     parser.add_argument("--adversarial", **options, help="Of train_tiny_vae.py with a discriminator, after --vae's.")
-    parser.add_argument("--base", **options, help="Of train_tiny_base.py, in quotes.")
-    parser.add_argument("--hsvlc", **options, help="Of train_hsvlc.py, in quotes.")
+    parser.add_argument("--base", **options, help="Of train_tiny_base.py, likewise.")
+    parser.add_argument("--hsvlc", **options, help="Of train_hsvlc.py, likewise.")
     parser.add_argument("--no_adversarial", action="store_true", help="Leave the adversarial stage out.")
     return parser.parse_args()
 

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
+from discriminator import PatchDiscriminator, adaptive_weight
 from loop import train
 from options import add_training_arguments, make_accelerator
-from perceptual import PatchDiscriminator, PerceptualLoss, adaptive_weight
-from training_photos import find_photos, load_photo_arrays, random_crop
+from perceptual import PerceptualLoss
+from training_photos import find_photos, load_photo_arrays, random_crop, vae_input, whole_positions
 from widening import widen_vae
 
 
@@ -218,8 +219,7 @@ def log_validation(vae, folder, perceptual, max_side, step):
     """Print PSNR, and LPIPS and DISTS where they are at hand, of the photos in `folder` through the VAE."""
     measured = []
     for array, _ in load_photo_arrays(find_photos([folder]), 64, max_side):
-        height, width = (side - side % 8 for side in array.shape[:2])
-        image = torch.from_numpy(array[:height, :width].copy()).permute(2, 0, 1)[None].to(vae.device) / 127.5 - 1
+        image = vae_input(torch.from_numpy(whole_positions(array).copy())[None].to(vae.device))
         decoded = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
         figures = {"PSNR": -10 * math.log10(((decoded - image) / 2).square().mean().item())}
         if perceptual is not None:

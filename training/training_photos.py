@@ -80,6 +80,9 @@ class StreamedPhotos(torch.utils.data.IterableDataset):
 
 
 def _dataset_photo(image):
+    """Of a row without an image, no bytes, which are skipped as an unreadable photo is."""
+    if image is None:
+        return b"", ""
     return (image["bytes"] if image["bytes"] else Path(image["path"])), ""
 
 
@@ -133,6 +136,17 @@ class FitPhoto:
             size = [max(self.min_side, round(side * scale)) for side in image.size]
             image = image.resize(size, Image.Resampling.LANCZOS)
         return np.asarray(image)
+
+
+def whole_positions(array: np.ndarray) -> np.ndarray:
+    """An (H, W, 3) photo without the last rows and columns that fill no latent position: both sides multiples of 8."""
+    height, width = (side - side % 8 for side in array.shape[:2])
+    return array[:height, :width]
+
+
+def vae_input(pixels: torch.Tensor) -> torch.Tensor:
+    """Photos (B, H, W, 3), values from 0 to 255, as a VAE takes them: (B, 3, H, W), values in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def load_photo_arrays(photos, min_side, max_side):

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..bitstream import Bitstream
+from ..folders import file_identity, plan, run
 from . import BaseRSICCommand
 from .arguments import (
     base_model_arguments,
@@ -145,8 +146,6 @@ def _say_plan(decoder, data: bytes, settings: dict, of: str = "") -> None:
 
 
 def _decode_folder(args, settings: dict) -> int:
-    from ..folders import plan, run
-
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
     if args.overlay:
@@ -173,8 +172,9 @@ def _decode_folder(args, settings: dict) -> int:
         return file.width, file.height, file.coded_size
 
     def settings_of(path):
-        names = ("model", "base_model", "variant", "revision", "dtype", "lora", "seed", "no_metadata")
+        names = ("model", "base_model", "variant", "revision", "dtype", "seed", "no_metadata")
         asked = {name: getattr(args, name) for name in names}
+        asked["lora"] = args.lora and [[*weighted, file_identity(weighted[0])] for weighted in args.lora]
         return {**asked, **sampler, **settings, "version": version, "checksum": _checksum(path)}
 
     counts = run(

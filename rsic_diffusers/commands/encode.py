@@ -1,11 +1,11 @@
 """`rsic encode`: photos to `.rsic` files."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from ..bitstream.caption_coding import DEFAULT_CAPTION_BYTES
+from ..folders import file_identity, plan, run
 from ..referring.demands import MAX_LEVELS
 from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from ..typed_numbers import parse_numbers
@@ -257,7 +257,6 @@ def _encode_photo(args, asked: dict, listed: dict) -> int:
 
 
 def _encode_folder(args, asked: dict, listed: dict) -> int:
-    from ..folders import plan, run
     from ..images import readable_suffixes
 
     folder, output = Path(args.photo), output_folder(args)
@@ -288,7 +287,7 @@ def _encode_folder(args, asked: dict, listed: dict) -> int:
             **models,
             "codec": encoder.hsvlc.fingerprint.hex(),
             **_without_paths(_asked_of(names[path], asked, listed)),
-            "photo": _identity(path),
+            "photo": file_identity(path),
         }
 
     counts = run(
@@ -300,16 +299,7 @@ def _encode_folder(args, asked: dict, listed: dict) -> int:
 def _without_paths(arguments: dict) -> dict:
     """The same with masks named by path and identity, as JSON can hold it."""
     referring = [
-        {**demand, "mask": [str(demand["mask"]), _identity(demand["mask"])]} if "mask" in demand else demand
+        {**demand, "mask": [str(demand["mask"]), file_identity(demand["mask"])]} if "mask" in demand else demand
         for demand in arguments.get("referring") or []
     ]
     return {**arguments, "referring": referring}
-
-
-def _identity(path) -> list[int] | None:
-    """Size and time of a file: another picture under the same name is coded anew."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]

@@ -57,6 +57,16 @@ def test_other_settings_are_said_and_done_again(photos, tmp_path, rsic, capsys, 
     assert "2 done, 0 skipped" in capsys.readouterr().out
 
 
+def test_warnings_name_the_file_that_they_are_about(photos, tmp_path, rsic, capsys):
+    files = tmp_path / "files"
+    assert rsic("encode", photos, "-o", files, "--weight", "1", "--budget", "99999") == 0
+    warned = capsys.readouterr().err
+    assert all(warned.count(f"{photos / name}: All of the photo is at M = 1") == 1 for name in ("a.png", "b.png"))
+    assert rsic("decode", files, "-o", tmp_path / "pictures", "--steps", "1") == 0
+    warned = capsys.readouterr().err
+    assert all(warned.count(f"{files / name}: No step of diffusion is run") == 1 for name in ("a.rsic", "b.rsic"))
+
+
 def test_an_output_above_the_photos_hides_none(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for output in (".", "..", "photos"):

@@ -1,4 +1,4 @@
-"""The experiment on start levels: its figures against NumPy, its old rule, and the command over one photo."""
+"""The experiment on start levels: its figures against NumPy, and the command over one photo."""
 
 import argparse
 import json
@@ -28,29 +28,15 @@ def test_a_wave_has_its_power_in_the_band_of_its_frequency():
 
 
 def test_variants_are_names_and_settings():
-    name, settings = parse_variant("k 4 to 0.5:preset=fast,k0=4,k1=0.5,old=true")
-    assert (name, settings) == ("k 4 to 0.5", {"preset": "fast", "k0": 4, "k1": 0.5, "old": True})
+    name, settings = parse_variant("k 4 to 0.5:preset=fast,k0=4,k1=0.5")
+    assert (name, settings) == ("k 4 to 0.5", {"preset": "fast", "k0": 4, "k1": 0.5})
     base = GuidedSelfRecurrentDDIMScheduler(prediction_type="v_prediction")
     scheduler = start_levels.scheduler_of(base, settings)
-    assert isinstance(scheduler, start_levels.OldStartRuleScheduler) and settings == {"preset": "fast"}
+    assert settings == {"preset": "fast"}
     assert tuple(scheduler.config.start_noise_factors) == (4, 0.5)
     assert scheduler.config.prediction_type == "v_prediction"
     with pytest.raises(argparse.ArgumentTypeError, match="SETTING=VALUE"):
         parse_variant("fast:preset")
-
-
-def test_the_old_rule_starts_by_m_and_pulls_in_full_at_each_step():
-    old = start_levels.OldStartRuleScheduler()
-    old.set_timesteps(20, start=640.0)
-    assert old.timesteps[:2].tolist() == [951, 901]
-    weight_map = torch.tensor([[[[0.0, 0.5, 1.0]]]])
-    torch.testing.assert_close(old.start_timesteps(None, weight_map, 0.35), 350 * (1 - weight_map))
-    z, reference, eps = torch.randn(3, 1, 4, 8, 8)
-    plain = old.step(eps, 951, z).prev_sample
-    arguments = {"codec": lambda x: x, "guidance_target": "clean", "guidance_strength": 600.0, "num_steps": 20}
-    out = old.step(eps, 951, z, reference, **arguments)
-    pull = 2 * 600 / 16384 * old.alphas_cumprod[901] ** 0.5 * (out.pred_original_sample - reference)
-    torch.testing.assert_close(plain - out.prev_sample, pull, atol=1e-5, rtol=1e-4)
 
 
 def test_the_command_writes_a_row_for_each_mode_weight_and_variant(tmp_path, small_photo, capsys):

@@ -32,6 +32,24 @@ def vae():
     return argparse.Namespace(config=argparse.Namespace(scaling_factor=0.5, latent_channels=4))
 
 
+def test_what_fixed_point_costs_is_measured_in_float32(monkeypatch):
+    """Also during a training in half precision, where accelerate has wrapped `forward`."""
+    from accelerate import Accelerator
+    from codec_report import fixed_point_cost
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    hsvlc, latents = make_small_codec(), [torch.randn(4, 24, 40)]
+    hsvlc.update()
+    before = fixed_point_cost(hsvlc, latents)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    prepared = accelerator.unwrap_model(accelerator.prepare(hsvlc))
+    weights = torch.rand(1, 1, 3, 5)
+    assert not torch.equal(
+        prepared(latents[0][None], weights).sample, HSVLC.forward(prepared, latents[0][None], weights).sample
+    )
+    assert fixed_point_cost(prepared, latents) == before
+
+
 @pytest.mark.parametrize("conditional_prior", [True, False])
 def test_a_widened_codec_is_the_same_function(conditional_prior):
     from widening import widen_codec

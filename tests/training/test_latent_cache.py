@@ -59,6 +59,7 @@ def test_latents_are_those_of_the_vae(num_workers, folder, vae, tmp_path):
     cached = load_latents(vae, listed, FitPhoto(64, 768), tmp_path / "cache", ACCELERATOR, num_workers)
     found = latents_by_label(cached)
     assert sorted(found) == names
+    assert cached.areas().tolist() == [cached[i][0][0].numel() for i in range(3)]
     for name in names:
         pixels = np.asarray(Image.open(folder / name))
         height, width = (side - side % 8 for side in pixels.shape[:2])
@@ -190,6 +191,17 @@ def test_photos_are_read_at_the_size_that_is_coded(size, expected, tmp_path):
     image.save(tmp_path / "a.png")
     ((array, _),) = load_photo_arrays(find_photos([tmp_path]), 64, 768)
     np.testing.assert_array_equal(array, np.asarray(image.resize(expected, Image.Resampling.LANCZOS)))
+
+
+def test_a_row_without_an_image_is_skipped(vae, photo, tmp_path, capsys):
+    from latent_cache import load_latents
+    from training_photos import DatasetPhotos, FitPhoto
+
+    photo.crop((0, 0, 96, 64)).save(tmp_path / "a.png")
+    rows = [{"image": None}, {"image": {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}}]
+    photos = DatasetPhotos(rows, "image")
+    assert len(load_latents(vae, photos, FitPhoto(64, 768), tmp_path / "cache", ACCELERATOR)) == 1
+    assert "1 photos were not used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("streaming", [False, True])

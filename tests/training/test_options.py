@@ -39,6 +39,20 @@ def test_sampler_settings_are_python_values_or_words():
             make_scheduler([mistake])
 
 
+def test_a_card_names_no_folder_of_this_machine(tmp_path):
+    """Of a base on this machine only its name, and no base_model, for which the Hub takes ids alone."""
+    from repo_assembly import write_card
+
+    base = tmp_path / "models" / "dreamy.safetensors"
+    base.parent.mkdir()
+    base.write_bytes(b"")
+    write_card(tmp_path, tmp_path, str(base), "user/dreamy", is_thin=False)
+    card = (tmp_path / "README.md").read_text()
+    assert str(tmp_path) not in card and "base_model" not in card and "# RSIC for dreamy\n" in card
+    write_card(tmp_path, tmp_path / "none", "org/base", "user/codec")
+    assert "base_model: org/base\n" in (tmp_path / "README.md").read_text()
+
+
 def test_a_codec_that_was_never_measured_is_not_published(tmp_path):
     from repo_assembly import assemble_thin_repo
 

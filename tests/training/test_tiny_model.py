@@ -106,6 +106,20 @@ def test_captions_name_what_the_photo_shows():
     assert all("bus" not in make_caption("", colours, rng, dropout=0) for _ in range(20))
 
 
+def test_a_long_photo_is_enlarged_before_it_is_padded(photo):
+    """What `max_side` made small, too: by 1.5 at most, and the rest of the crop's side is reflected."""
+    from train_tiny_base import CaptionedPhoto
+
+    strip = photo.resize((1600, 400))
+    array, _ = CaptionedPhoto(256, 768)(strip)  # 768 x 192, then 1024 x 256
+    assert array.shape == (256, 1024, 3)
+    reduced = strip.resize((768, 192), Image.Resampling.LANCZOS).resize((1024, 256), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(array, np.asarray(reduced))
+    array, _ = CaptionedPhoto(256, 768)(photo.resize((3000, 400)))  # 768 x 102, 1152 x 153, then padded
+    assert array.shape == (256, 1152, 3)
+    np.testing.assert_array_equal(array[153:], array[49:152][::-1])
+
+
 def test_objects_cut_out_on_white_are_told_from_photos(photo):
     from captions import is_cut_out
 
@@ -143,7 +157,7 @@ def test_perceptual_losses_are_those_of_torchmetrics(photo):
 
 
 def test_the_discriminator_learns_from_its_own_loss_only():
-    from perceptual import PatchDiscriminator, adaptive_weight
+    from discriminator import PatchDiscriminator, adaptive_weight
 
     torch.manual_seed(0)
     discriminator = PatchDiscriminator(8)

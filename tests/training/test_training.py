@@ -64,7 +64,8 @@ def test_measuring_again_leaves_lambda_and_weights_as_they_are(photos, photo, tm
         shutil.copytree(RSIC_TINY / part, tmp_path / part)
     path, (weights,) = tmp_path / "hsvlc" / "config.json", (tmp_path / "hsvlc").glob("*.safetensors")
     before = json.loads(path.read_text()), weights.read_bytes()
-    run_script("measure_hsvlc.py", tmp_path, "--photos", photos, "--limit", 1)
+    measure = ("measure_hsvlc.py", "--hsvlc", tmp_path / "hsvlc", "--photos", photos, "--limit", 1)
+    run_script(*measure, "--pretrained_model_name_or_path", tmp_path)
     config = json.loads(path.read_text())
     assert config["latent_variance"] == before[0]["latent_variance"] and weights.read_bytes() == before[1]
     assert {name for name in config if config[name] != before[0][name]} == {"level_bpp", "level_error"}
@@ -75,7 +76,7 @@ def test_measuring_again_leaves_lambda_and_weights_as_they_are(photos, photo, tm
 
     del config["latent_variance"]
     path.write_text(json.dumps(config))
-    run_script("measure_hsvlc.py", tmp_path, "--photos", photos, "--limit", 1)
+    run_script(*measure, "--pretrained_vae", tmp_path / "vae")
     assert 0.3 < np.mean(json.loads(path.read_text())["latent_variance"]) < 3
 
 
@@ -117,11 +118,13 @@ print(decoder(coded.bitstream, num_inference_steps=1).images[0].size)
 
 
 def test_what_is_pushed_at_the_end_loads(photos, tmp_path, run_python, launch_script, monkeypatch):
-    server = HubServer({"org/base": RSIC_TINY}, uploads=tmp_path)
+    server = HubServer({"org/base": RSIC_TINY, "org/vae": RSIC_TINY / "vae"}, uploads=tmp_path)
     environment = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "cache")}
     for name, value in {**environment, "HF_TOKEN": TOKEN}.items():
         monkeypatch.setenv(name, value)
     arguments = ("--push_to_hub", "--hub_model_id", "org/mine", "--report_to", "none")
+    vae_alone = codec_arguments("org/vae", photos, tmp_path / "refused", *arguments, steps=1)
+    assert "cannot be the base" in launch_script(*vae_alone, expect=1) and "org/mine" not in server.repos
     launch_script(*codec_arguments("org/base", photos, tmp_path / "run", *arguments, steps=1))
     assert run_python(LOAD_PUSHED, **environment).endswith("(64, 64)\n")
     server.shutdown()
@@ -171,6 +174,7 @@ def test_ablations_train_and_are_measured(photos, photo, tmp_path, run_script):
         (("--resolution", "200"), "multiple of 128"),
         (("--push_to_hub",), "--hub_model_id"),
         (("--push_to_hub", "--hub_model_id", "a/b"), "must be a Hub id"),
+        (("--lr_scheduler", "piecewise_constant"), "invalid choice"),
         (("--streaming",), "--dataset_name"),
         (("--pretrained_vae", "{tmp_path}/none"), "No VAE could be loaded"),
         (("--pretrained_hsvlc", "{tmp_path}/other"), "latents of 16 channels"),
@@ -184,6 +188,15 @@ def test_mistakes_are_refused_before_training(arguments, message, photos, tmp_pa
     arguments = [argument.format(tmp_path=tmp_path) for argument in arguments]
     printed = run_script(*codec_arguments(RSIC_TINY, photos, tmp_path / "run", *arguments), refused=True)
     assert message in printed and not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_may_be_corrected(photos, tmp_path, run_script):
+    run = tmp_path / "run"
+    resume = ("--resume_from_checkpoint", "latest")
+    (tmp_path / "empty").mkdir()
+    assert "No photo in" in run_script(*codec_arguments(RSIC_TINY, tmp_path / "empty", run, *resume), refused=True)
+    assert (run / "settings.json").exists()
+    assert "Step 1" in run_script(*codec_arguments(RSIC_TINY, photos, run, *resume, steps=1))
 
 
 @pytest.fixture(scope="module")

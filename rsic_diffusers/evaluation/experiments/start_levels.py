@@ -11,13 +11,12 @@ its box (referring mode, M = weight inside, 0 outside) and with one M everywhere
 file is decoded by every variant, from several draws of noise.
 
 A variant is a name and settings, "NAME:SETTING=VALUE,...". Settings are the sampler's arguments of
-`RSICDecoderPipeline.__call__` and, in place of the scheduler's start_noise_factors, k0 and k1. `old=true` takes the
-start rule of the first version, for comparison: timestep strength x 1000 x (1 - M) on DDIM's own list, with
-gamma = 600 in each step. Without --variant the old presets are compared with the new ones.
+`RSICDecoderPipeline.__call__` and, in place of the scheduler's start_noise_factors, k0 and k1. Without --variant the
+presets are compared with the codec alone.
 
 Columns of the Markdown table, means over photos and draws:
 
-- LPIPS, DISTS: of the whole picture. background LPIPS: outside the box, where M = 0 in referring mode.
+- LPIPS, DISTS: of the whole picture. b-LPIPS: outside the box.
 - f-PSNR: in the box, in dB.
 - 1/16-1/8, 1/8-1/4, > 1/4: power of the decoded latents over that of the photos' own latents in the bands of these
   spatial frequencies, in cycles per latent position. 1 is natural, less is blurred, more is noisy.
@@ -48,28 +47,12 @@ from ..photos import Photo, find_photos
 
 BANDS = {"1/16-1/8": (1 / 16, 1 / 8), "1/8-1/4": (1 / 8, 1 / 4), "> 1/4": (1 / 4, 1)}  # cycles per latent position
 MODES = ("referring", "global")
-METRICS = {"lpips": "LPIPS", "dists": "DISTS", "f_lpips": "background LPIPS", "f_psnr": "f-PSNR"}
-OLD = {"num_recurrence_steps": 1, "guidance_target": "clean", "guidance_strength": 600.0, "old": True}
+METRICS = {"lpips": "LPIPS", "dists": "DISTS", "b_lpips": "b-LPIPS", "f_psnr": "f-PSNR"}
 DEFAULT_VARIANTS = {
     "codec alone": {"strength": 0.0},
-    "fast, old": {**OLD, "num_inference_steps": 20, "strength": 0.35},
     "fast": {"preset": "fast"},
-    "balanced, old": {**OLD, "num_inference_steps": 50, "strength": 1.0},
     "balanced": {"preset": "balanced"},
 }
-
-
-class OldStartRuleScheduler(GuidedSelfRecurrentDDIMScheduler):
-    """The first version's sampler: start levels from M alone, DDIM's own list, gamma in full at every step."""
-
-    def set_timesteps(self, num_inference_steps=None, device=None, start=None, timesteps=None):
-        super().set_timesteps(num_inference_steps, device)
-
-    def start_timesteps(self, error, weight_map, strength=1.0):
-        return strength * self.config.num_train_timesteps * (1 - weight_map)
-
-    def step(self, *args, num_steps=None, **kwargs):
-        return super().step(*args, num_steps=1, **kwargs)
 
 
 @dataclass
@@ -134,8 +117,7 @@ def scheduler_of(base: GuidedSelfRecurrentDDIMScheduler, settings: dict) -> Guid
     config = {**base.config, "_use_default_values": []}  # given values stay, those that equal a default too
     k0, k1 = config["start_noise_factors"]
     config["start_noise_factors"] = (settings.pop("k0", k0), settings.pop("k1", k1))
-    kind = OldStartRuleScheduler if settings.pop("old", False) else GuidedSelfRecurrentDDIMScheduler
-    return kind.from_config(config)
+    return GuidedSelfRecurrentDDIMScheduler.from_config(config)
 
 
 def band_powers(latents: torch.Tensor) -> np.ndarray:
@@ -159,8 +141,7 @@ def decode_and_measure(decoder, coded: CodedPhoto, settings: dict, draws: int, m
     figures = {name: [] for name in metrics}
     for picture in VaeImageProcessor().postprocess(pictures.float(), output_type="pil"):
         for name, metric in metrics.items():
-            region = ~coded.region if name == "f_lpips" else coded.region
-            figures[name].append(metric(picture, coded.image, region=region) if region.any() else np.nan)
+            figures[name].append(metric(picture, coded.image, region=coded.region))
     row = {name: float(np.mean(values)) for name, values in figures.items()}
     truth = band_powers(coded.latents.cpu())
     for name, power, expected in zip(BANDS, band_powers(latents.float().cpu()), truth, strict=True):
@@ -173,7 +154,7 @@ def table_of(rows: dict[tuple, list[dict]], metrics: dict) -> str:
     columns = ["mode", "weight", "variant", *(METRICS[name] for name in metrics), *BANDS, "evaluations", "seconds"]
     lines = ["| " + " | ".join(columns) + " |", "|---|---:|---|" + "---:|" * (len(columns) - 3)]
     for (mode, weight, variant), figures in rows.items():
-        mean = {name: np.mean([row[name] for row in figures]) for name in figures[0]}
+        mean = {name: np.nanmean([row[name] for row in figures]) for name in figures[0]}  # b-LPIPS may have no value
         cells = [mode, f"{weight:.3f}", variant]
         cells += [f"{mean[name]:.2f}" if name == "f_psnr" else f"{mean[name]:.4f}" for name in metrics]
         cells += [f"{mean[name] / mean[f'{name} truth']:.2f}" for name in BANDS]
