@@ -12,6 +12,7 @@ from .registration import register
 if TYPE_CHECKING:
     from .bitstream.container import Bitstream as Bitstream
     from .bitstream.container import BitstreamError as BitstreamError
+    from .bitstream.weight_map import WeightMap as WeightMap
     from .description.captioners import Captioner as Captioner
     from .models.hsvlc import HSVLC as HSVLC
     from .pipelines.pipeline_output import RSICDecoderOutput as RSICDecoderOutput
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from .referring.demands import Demand as Demand
     from .referring.heat_maps import ReferringModel as ReferringModel
     from .referring.heat_maps import load_referring_model as load_referring_model
-    from .referring.weight_map import WeightMap as WeightMap
     from .schedulers.scheduling_guided_self_recurrent_ddim import (
         GuidedSelfRecurrentDDIMScheduler as GuidedSelfRecurrentDDIMScheduler,
     )
@@ -40,7 +40,7 @@ _NAMES = {
     "Bitstream": "rsic_diffusers.bitstream.container",
     "BitstreamError": "rsic_diffusers.bitstream.container",
     "Demand": "rsic_diffusers.referring.demands",
-    "WeightMap": "rsic_diffusers.referring.weight_map",
+    "WeightMap": "rsic_diffusers.bitstream.weight_map",
     "ReferringModel": "rsic_diffusers.referring.heat_maps",
     "load_referring_model": "rsic_diffusers.referring.heat_maps",
     # diffusers' loader looks for these in the library that a model_index.json names.

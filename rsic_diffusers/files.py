@@ -3,16 +3,12 @@
 import json
 import os
 import platform
+import secrets
 import tempfile
 import time
 import zlib
 from pathlib import Path
 
-
-# The umask can only be read by setting it. Doing so once, before there are threads, leaves no moment in which another
-# thread makes files that anybody may write.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
 
 # A temporary file is named after this, the machine and the process, so that what a killed process left can be told
 # from what a living one is writing. It does not hold the file's own name, which may be as long as names can be.
@@ -32,15 +28,15 @@ def write_file(path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)  # a device or a pipe: there is nothing to keep whole
         return
-    prefix = f"{PART_PREFIX}{_MACHINE}-{os.getpid()}-"
+    temporary = path.parent / f"{PART_PREFIX}{_MACHINE}-{os.getpid()}-{secrets.token_hex(8)}{PART_SUFFIX}"
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=PART_SUFFIX)
+        # Not tempfile's, which only its owner may read: so the umask counts, which nobody can ask for without setting.
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         raise _named(error, path if path.parent.exists() else path.parent) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)

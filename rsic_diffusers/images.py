@@ -2,7 +2,7 @@
 
 import io
 import logging
-from pathlib import Path
+import os
 
 import numpy as np
 from PIL import Image, ImageCms, ImageColor, UnidentifiedImageError
@@ -11,8 +11,8 @@ from PIL.ExifTags import Base as ExifTag
 
 logger = logging.getLogger(__name__)
 
-ROUNDING = 1e-3  # by which floats may leave [0, 1]
 MAX_IMAGE_PIXELS = 1 << 26  # the largest picture that an .rsic file can describe
+ROUNDING = 1e-3  # by which floats may leave [0, 1]
 # Pillow reads these only with the package pillow-heif. Folders are searched for them all the same, so that such photos
 # are reported and not passed over.
 HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
@@ -190,11 +190,11 @@ def channels_last(array: np.ndarray, what: str) -> np.ndarray:
 
 def is_file(source) -> bool:
     """Whether `open_image` takes this: a path, the bytes of a file, or a file object."""
-    return isinstance(source, (str, Path, bytes, bytearray)) or hasattr(source, "read")
+    return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
 
 
 def _name_of(source) -> str:
-    return str(source) if isinstance(source, (str, Path)) else str(getattr(source, "name", "The data"))
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else str(getattr(source, "name", "The data"))
 
 
 def _explain(source, work):

@@ -18,8 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from . import __version__
 from .bitstream import Bitstream
+from .bitstream.weight_map import CELL_PIXELS, is_faithful
 from .files import write_file
-from .referring.weight_map import CELL_PIXELS, is_faithful
 
 
 logger = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
 """What a program may have set in torch, and what loading, encoding and decoding need."""
 
+import copy
 import os
 import threading
 from contextlib import ExitStack, contextmanager
@@ -45,6 +46,15 @@ def loading_alone():
     """
     with _loading:
         yield
+
+
+def with_gradients(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, or a copy of one that was loaded under `torch.inference_mode()`: no gradient goes through the
+    parameters of such a model, not even towards its inputs."""
+    if not any(parameter.is_inference() for parameter in model.parameters()):
+        return model
+    with torch.inference_mode(False):
+        return copy.deepcopy(model)
 
 
 def _use_one_thread_after_fork() -> None:

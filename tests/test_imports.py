@@ -79,7 +79,7 @@ IMPORTS = {module: imported_by(module) for module in SOURCES}
 
 def test_imports_are_found():
     """The walk sees relative imports, those within functions, and lazy names."""
-    assert "rsic_diffusers.referring.weight_map" in IMPORTS["rsic_diffusers.bitstream.container"]
+    assert "rsic_diffusers.bitstream.weight_map" in IMPORTS["rsic_diffusers.bitstream.container"]
     assert "rsic_diffusers.evaluation.run" in IMPORTS["rsic_diffusers.commands.evaluate"]
     assert "rsic_diffusers.models.hsvlc" in IMPORTS["rsic_diffusers.evaluation.run"]
     assert "rsic_diffusers.evaluation.metrics.set_distances" in IMPORTS["rsic_diffusers.evaluation.metrics.loaders"]
@@ -104,10 +104,10 @@ def test_no_arrow_goes_up():
     assert not up, up
 
 
-def test_the_map_knows_nothing_of_the_file():
-    """The container holds a map, so `referring` never imports `bitstream`."""
-    referring = {module for module in SOURCES if module.startswith("rsic_diffusers.referring")}
-    assert not [other for module in referring for other in IMPORTS[module] if room_of(other) == "bitstream"]
+def test_the_file_stands_alone():
+    """Who reads `.rsic` files needs the room `bitstream` and no other."""
+    bitstream = {module for module in SOURCES if module.startswith("rsic_diffusers.bitstream")}
+    assert not [other for module in bitstream for other in IMPORTS[module] if room_of(other) != "bitstream"]
 
 
 def test_type_checkers_see_what_the_lazy_names_are():

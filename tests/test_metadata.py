@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.bitstream import Bitstream
+from rsic_diffusers.bitstream.weight_map import WeightMap
 from rsic_diffusers.metadata import DIGITAL_SOURCE_TYPE, picture_metadata, save_picture
-from rsic_diffusers.referring.weight_map import WeightMap
 
 
 CAPTION = 'a <b>"fox" & a hen</b> ]]>\x07 — 狐 🦊'

@@ -10,13 +10,13 @@ import gradio as gr
 from gradio_image_annotation import image_annotator
 
 from ..bitstream.caption_coding import DEFAULT_CAPTION_BYTES, DEFAULT_CAPTION_CODEC
+from ..bitstream.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from ..description.caption_checks import fits_in_file
 from ..description.captioners import describe
 from ..error_sentences import plain_sentence
 from ..example_photo import BOX, CAPTION, example_path
 from ..files import write_file
 from ..metadata import save_picture
-from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from . import inputs, work
 from .limits import (
     KEEP_SECONDS,

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..bitstream import Bitstream
+from ..bitstream.weight_map import is_faithful
 from ..evaluation.equal_size import encode_at_size
 from ..evaluation.metrics.pixel_metrics import f_psnr, psnr
 from ..evaluation.peers import PeerUnavailable
@@ -20,7 +21,6 @@ from ..evaluation.peers.standard import AVIF, JPEG, WebP
 from ..files import write_file
 from ..metadata import picture_metadata, save_picture
 from ..referring.demands import Demand
-from ..referring.weight_map import is_faithful
 from .limits import KEEP_SECONDS, MAX_RETURNED_PIXELS, REFINEMENT_STEPS
 
 

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..referring.weight_map import WeightMap, grid_size
 from .caption_coding import CAPTION_CODECS, check_caption_text, decode_caption, encode_caption
 from .map_coding import MAX_LEVELS, decode_map, encode_map
 from .sizes import MAX_CODED_SIDE, MAX_PIXELS, MAX_RETURNED_PIXELS, MAX_SIDE, MIN_SIDE, SIDE_STEP, reduced_size
+from .weight_map import WeightMap, grid_size
 
 
 MAGIC = b"RS"

@@ -12,8 +12,8 @@ each:
 
 import numpy as np
 
-from ..referring.weight_map import WeightMap
 from .map_models import PatchModel, SlopeModel
+from .weight_map import WeightMap
 
 
 MAX_LEVELS = 8  # three bits of the header

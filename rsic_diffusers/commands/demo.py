@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from ..bitstream.weight_map import DEFAULT_WEIGHT
 from ..example_photo import BOX, CAPTION, example_path
-from ..referring.weight_map import DEFAULT_WEIGHT
 from ..typed_numbers import parse_numbers
 from . import BaseRSICCommand
 from .arguments import caption_arguments, model_arguments

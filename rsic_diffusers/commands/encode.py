@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from ..bitstream.caption_coding import DEFAULT_CAPTION_BYTES
+from ..bitstream.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from ..folders import file_identity, plan, run
 from ..referring.demands import MAX_LEVELS
-from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from ..typed_numbers import parse_numbers
 from . import BaseRSICCommand
 from .arguments import (

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..bitstream.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from ..evaluation.methods import parse_variant
-from ..referring.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from . import BaseRSICCommand
 from .arguments import model_arguments, parse_named_folder
 from .loading import find_device

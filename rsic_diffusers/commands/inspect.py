@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..bitstream import Bitstream
-from ..referring.weight_map import FAITHFUL, WeightMap, expand_to_pixels
+from ..bitstream.weight_map import FAITHFUL, WeightMap, expand_to_pixels
 from . import BaseRSICCommand
 from .outputs import check_output, check_picture_name, read_file, save_image
 

@@ -3,7 +3,7 @@
 from PIL import Image
 
 from ..bitstream import DEFAULT_MAX_SIDE, reduced_size
-from ..referring.weight_map import DEFAULT_WEIGHT
+from ..bitstream.weight_map import DEFAULT_WEIGHT
 from .equal_size import encode_at_size
 from .metrics import psnr
 from .peers import best_standard_codec

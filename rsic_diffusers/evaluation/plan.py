@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from ..bitstream.sizes import SIDE_STEP
+from ..bitstream.weight_map import DEFAULT_WEIGHT
 from ..folders import share_of_work
 from ..pipelines.encoder_inputs import CHECKPOINT_MAX_SIDE, check_limit
 from ..pipelines.presets import PAPER, PRESETS
 from ..referring.demands import UnknownKeyError, check_weight
-from ..referring.weight_map import DEFAULT_WEIGHT
 from .ledger import Ledger
 from .methods import VAE_ALONE, Method, ablations, own_methods
 from .metrics import PICTURE_METRICS, SET_METRICS, load_available, load_picture_metrics, load_set_metrics

@@ -1,7 +1,7 @@
 """`dtype`, `quantization_config` and `device_map`, each for all components or by component."""
 
 import torch
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module
 from diffusers.quantizers import PipelineQuantizationConfig
 
 from .repos import COMPONENTS
@@ -101,3 +101,5 @@ def place_components(pipeline, device_map: dict) -> None:
             # A VAE is called by `encode` and `decode`, which a hook on its `forward` would not see.
             for part in component.children() if name == "vae" else [component]:
                 add_hook_to_module(part, AlignDevicesHook(execution_device=device, io_same_device=True))
+            if name == "vae":
+                add_hook_to_module(component, ModelHook())  # by which `reset_device_map` finds those of its parts

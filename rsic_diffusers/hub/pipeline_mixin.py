@@ -268,7 +268,7 @@ class FromPretrainedMixin:
         # Where the others run, which is not where an offloaded VAE lies.
         own["hsvlc"].to(pipeline._execution_device)
         made = cls(**own, default_max_side=default_max_side or _max_side_of(pipeline))
-        if BASE_KEY in pipeline.config:
+        if isinstance(pipeline, FromPretrainedMixin) and BASE_KEY in pipeline.config:
             options = {key: pipeline.config[key] for key in (BASE_KEY, BASE_OPTIONS_KEY) if key in pipeline.config}
             made.register_to_config(**options)
             made._base_components = pipeline._base_components
@@ -305,12 +305,13 @@ class FromPretrainedMixin:
         # diffusers fetches every folder that the index names, but for components that the caller passes.
         own = cls._get_signature_keys(cls)[0]
         others = {name: None for name in COMPONENTS if name not in own}
-        return _RepoContents.download(pretrained_model_name, **others, **kwargs)
+        return _RepoContents.download(pretrained_model_name, **{**others, **kwargs})
 
 
 def _max_side_of(pipeline) -> int | None:
     """What a pipeline's config keeps, or the side of the pictures that its UNet was trained on."""
-    kept = pipeline.config.get("default_max_side")
+    # diffusers' own `from_pipe` keeps what its pipeline does not know under another name.
+    kept = pipeline.config.get("default_max_side") or pipeline.config.get("_default_max_side")
     unet = pipeline.components.get("unet")
     return kept or (None if unet is None else trained_side(unet.config))
 

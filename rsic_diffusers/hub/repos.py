@@ -14,7 +14,9 @@ BASE_OPTIONS_KEY = "_base_options"
 BASE_OPTIONS = ("config", "prediction_type")
 
 BASE_COMPONENTS = ("vae", "unet", "text_encoder", "tokenizer")
-COMPONENTS = (*BASE_COMPONENTS, "hsvlc", "scheduler", "referring_model", "captioner")
+COMPONENTS = (
+    *BASE_COMPONENTS, "hsvlc", "scheduler", "referring_model", "captioner", "image_encoder", "feature_extractor",
+)  # fmt: skip
 # What says where a download comes from and goes to; the rest of `from_pretrained`'s arguments are about the pipeline.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 

@@ -12,7 +12,7 @@ from .rate import LEVELS
 
 NUM_TRANSFORM_SCALES = 4
 MAX_CHANNELS = 1024
-MAX_TABLES = 256
+MAX_TABLES = 129  # what the priors' 16-bit outputs, in 1/256, can point at
 MAX_SCALE = 256.0  # of a Gaussian, in symbols, which are at most 127 in size
 
 

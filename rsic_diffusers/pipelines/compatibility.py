@@ -15,6 +15,16 @@ from .latents import encode_image
 VARIANCE_RATIO = 6
 
 
+def check_complete(**components) -> None:
+    """ValueError if one of the components that a pipeline needs is None."""
+    missing = [name for name, component in components.items() if component is None]
+    if missing:
+        raise ValueError(
+            f"The pipeline got no {', '.join(missing)}. DiffusionPipeline.from_pretrained does not fetch the base of "
+            "a thin repo; use RSICDecoderPipeline.from_pretrained or RSICEncoderPipeline.from_pretrained, which do."
+        )
+
+
 def check_latent_space(vae, hsvlc) -> None:
     """ValueError if the codec was trained for other latents than the VAE's.
 
@@ -22,11 +32,6 @@ def check_latent_space(vae, hsvlc) -> None:
     An `AutoencoderTiny` is trained on latents that are scaled already, so its number is 1 whatever they are. For it,
     the variance of the latents of a photo is compared instead.
     """
-    if vae is None or hsvlc is None:
-        raise ValueError(
-            "The pipeline got no VAE or no codec. DiffusionPipeline.from_pretrained does not fetch the base of a thin "
-            "repo; use RSICDecoderPipeline.from_pretrained or RSICEncoderPipeline.from_pretrained, which do."
-        )
     channels = vae.config.get("latent_channels")
     if channels is None:
         raise ValueError(f"{type(vae).__name__} is no VAE with latents; give an AutoencoderKL or an AutoencoderTiny.")
@@ -55,8 +60,9 @@ def check_latent_space(vae, hsvlc) -> None:
 
 @torch.no_grad()
 def latent_variance(vae) -> float | None:
-    """Variance of a photo's latents; None for a VAE without data (on the meta device)."""
-    if vae.device.type == "meta":
+    """Variance of a photo's latents; None for a VAE that cannot be called as it lies here: without data (on the meta
+    device), or offloaded."""
+    if vae.device.type == "meta" or hasattr(vae, "_hf_hook"):
         return None
     with Image.open(example_path()) as opened:
         photo = opened.convert("RGB").resize((128, 128), Image.Resampling.BICUBIC, box=(100, 50, 400, 350))

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from ..bitstream import reduced_size
+from ..bitstream.weight_map import WeightMap
 from ..referring.demands import Demand
-from ..referring.weight_map import WeightMap
 
 
 @dataclass

@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from ..bitstream import Bitstream
+from ..bitstream.weight_map import is_faithful
 from ..referring.map_image import expand_to_picture
-from ..referring.weight_map import is_faithful
 
 
 IMAGINED_COLOUR = 0.3  # saturation that is left where M = 0

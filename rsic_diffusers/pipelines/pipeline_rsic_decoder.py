@@ -12,7 +12,13 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
-from diffusers.utils import logging, replace_example_docstring
+from diffusers.utils import (
+    USE_PEFT_BACKEND,
+    logging,
+    replace_example_docstring,
+    scale_lora_layers,
+    unscale_lora_layers,
+)
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..bitstream import Bitstream, BitstreamError
@@ -21,8 +27,8 @@ from ..models.hsvlc import HSVLC
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from ..schedulers.settings import check_sampler_settings
 from ..tokenizer_lock import TOKENIZING
-from ..torch_state import own_torch_state
-from .compatibility import check_latent_space, check_scheduler, check_stable_diffusion_1
+from ..torch_state import own_torch_state, with_gradients
+from .compatibility import check_complete, check_latent_space, check_scheduler, check_stable_diffusion_1
 from .decoder_inputs import (
     check_callback,
     check_files,
@@ -66,9 +72,9 @@ class RSICDecoderPipeline(
     """Turns `.rsic` files back into pictures with a Stable Diffusion 1.x model that was never trained for it.
 
     The pipeline also has diffusers' `load_textual_inversion`, `load_lora_weights`, `load_ip_adapter` and
-    `enable_freeu`. Several threads may decode at once, each with its own settings. One setting is shared:
-    `cross_attention_kwargs={"scale": ...}`, for which diffusers changes the UNet's layers while it runs; in threads,
-    set the scale by `set_adapters` before.
+    `enable_freeu`. Several threads may decode at once, each with its own settings. Shared are
+    `cross_attention_kwargs={"scale": ...}`, for which diffusers changes the UNet's layers while it runs (in threads,
+    set the scale by `set_adapters` before), and the attributes `interrupt` and `num_timesteps`.
 
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Latents to pictures.
@@ -106,6 +112,9 @@ class RSICDecoderPipeline(
         default_max_side: int | None = None,
     ):
         super().__init__()
+        check_complete(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, hsvlc=hsvlc, scheduler=scheduler
+        )
         check_latent_space(vae, hsvlc)
         check_stable_diffusion_1(unet.config, text_encoder.config)
         check_scheduler(scheduler)
@@ -126,7 +135,9 @@ class RSICDecoderPipeline(
 
     @property
     def interrupt(self) -> bool:
-        """Set `pipeline._interrupt = True`, in a callback say, and running calls leave out the steps still to come."""
+        """Set `pipeline._interrupt = True`, in a callback say, and all running calls leave out the UNet evaluations
+        still to come. Before the first step of denoising the picture is that of the coded latents. Each new call sets
+        it to False, in all threads."""
         return self._interrupt
 
     @property
@@ -148,6 +159,7 @@ class RSICDecoderPipeline(
         """The sampler's settings by name: those of the preset, and for what it leaves open the scheduler config's."""
         if preset not in (None, *PRESETS):
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}.")
+        check_scheduler(self.scheduler)  # another's config has none of them
         return {name: self.scheduler.config[name] for name in PAPER} | (PRESETS[preset] if preset else {})
 
     def count_unet_evaluations(self, bitstream, preset: str | None = None, **settings) -> int:
@@ -178,13 +190,23 @@ class RSICDecoderPipeline(
         return defaults | {name: given[name] for name in defaults if given.get(name) is not None}
 
     def check_inputs(
-        self, files, settings, output_type, upscale, max_pixels, generator, callback_on_step_end_tensor_inputs
+        self,
+        files,
+        settings,
+        prompts,
+        output_type,
+        upscale,
+        max_pixels,
+        generator,
+        callback_on_step_end,
+        callback_on_step_end_tensor_inputs,
     ):
         check_files(files, self.hsvlc.fingerprint, upscale, max_pixels)
-        check_scheduler(self.scheduler)
         check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
         check_output_type(output_type)
         check_generator(generator, len(files))
+        check_text_inputs(self.unet, self.text_encoder, len(files), **prompts)
+        check_callback(callback_on_step_end)
         if not isinstance(callback_on_step_end_tensor_inputs, list | tuple):
             raise ValueError(
                 "callback_on_step_end_tensor_inputs must be a list of names, got "
@@ -216,10 +238,7 @@ class RSICDecoderPipeline(
 
     def prepare_codec(self, coded: CodedLatents) -> Codec:
         """C for the guidance."""
-        hsvlc = self.hsvlc
-        if any(parameter.is_inference() for parameter in hsvlc.parameters()):
-            # Loaded under torch.inference_mode(): no gradient goes through such parameters, but through a copy's.
-            hsvlc = copy.deepcopy(hsvlc)
+        hsvlc = with_gradients(self.hsvlc)
         with torch.autocast(coded.latents.device.type, enabled=False):
             return Codec(hsvlc, hsvlc.condition(coded.weight_map, *coded.latents.shape[-2:]))
 
@@ -229,13 +248,15 @@ class RSICDecoderPipeline(
         """Text embeddings of shape (B, 77, D), each distinct text embedded once. Long texts are cut with a warning."""
         distinct = list(dict.fromkeys(texts))
         with TOKENIZING:
-            embeddings = self._skip_layers(distinct, device, clip_skip) if clip_skip else None
+            embeddings = self._skip_layers(distinct, device, clip_skip, lora_scale) if clip_skip else None
             embeddings, _ = self.encode_prompt(
                 distinct, device, 1, False, prompt_embeds=embeddings, lora_scale=lora_scale
             )
         return embeddings[[distinct.index(text) for text in texts]]
 
-    def _skip_layers(self, texts: list[str], device: torch.device, clip_skip: int) -> torch.Tensor:
+    def _skip_layers(
+        self, texts: list[str], device: torch.device, clip_skip: int, lora_scale: float | None
+    ) -> torch.Tensor:
         """Text embeddings without the last `clip_skip` layers. `encode_prompt` looks for them in an attribute that the
         text encoders of transformers 5 do not have."""
         tokens = self.tokenizer(
@@ -245,7 +266,11 @@ class RSICDecoderPipeline(
             truncation=True,
             return_tensors="pt",
         )
+        if lora_scale is not None and USE_PEFT_BACKEND:
+            scale_lora_layers(self.text_encoder, lora_scale)
         output = self.text_encoder(tokens.input_ids.to(device), output_hidden_states=True)
+        if lora_scale is not None and USE_PEFT_BACKEND:
+            unscale_lora_layers(self.text_encoder, lora_scale)
         inner = getattr(self.text_encoder, "text_model", self.text_encoder)
         return inner.final_layer_norm(output.hidden_states[-(clip_skip + 1)])
 
@@ -263,40 +288,41 @@ class RSICDecoderPipeline(
     ) -> TextConditions:
         """Embeddings of captions, negative prompts and image prompts; those that are given are taken as they are."""
         negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(captions)
-        image_embeds = None
-        if ip_adapter_image is not None or ip_adapter_image_embeds is not None:
-            image_embeds = self.prepare_ip_adapter_image_embeds(
-                ip_adapter_image, ip_adapter_image_embeds, device, len(captions), True
-            )
-        given = prompt_embeds is not None or negative_prompt_embeds is not None or image_embeds is not None
+        has_image = ip_adapter_image is not None or ip_adapter_image_embeds is not None
+        given = prompt_embeds is not None or negative_prompt_embeds is not None or has_image
         if prompt_embeds is None:
             prompt_embeds = self.encode_texts(captions, device, clip_skip, lora_scale)
         if not given and captions == negatives:
             return TextConditions(prompt_embeds, prompt_embeds, alike=True)
         if negative_prompt_embeds is None:
             negative_prompt_embeds = self.encode_texts(negatives, device, lora_scale=lora_scale)
+        image_embeds = None
+        if has_image:  # after the texts: offloading sends each model away when the next of its sequence is called
+            image_embeds = self.prepare_ip_adapter_image_embeds(
+                ip_adapter_image, ip_adapter_image_embeds, device, len(captions), True
+            )
         return TextConditions(prompt_embeds.to(device), negative_prompt_embeds.to(device), image_embeds)
 
     def prepare_latents(
-        self, coded, plan, target, scheduler, predict, omega, generator, progress_bar
-    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
-        """Where denoising starts from, and what it is guided to.
+        self, coded, plan, target, scheduler, predict, omega, progress_bar
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Where denoising starts from, and what each step is guided to.
 
         Returns:
-            z_hat_T of shape (B, 4, h, w), inverted from z_hat_0 (Algorithm 1, lines 2 to 4), or z_hat_0 itself; for
-            each step the latents to which the guidance pulls, z_hat_t for the target "noisy" and z_hat_0 for others;
-            and, without inversion, the noise that z_hat_0 starts with.
+            z_hat_T of shape (B, 4, h, w), inverted from z_hat_0 (Algorithm 1, lines 2 to 4), or z_hat_0 itself; and
+            for each step z_hat_t for the target "noisy", z_hat_0 for others.
         """
-        latents = coded.latents
-        references = [latents] * len(plan.timesteps)
+        latents, references = coded.latents, [coded.latents] * len(plan.timesteps)
         if not plan.inverts:
-            return latents, references, plan.draw_start_noise(latents, generator)
+            return latents, references
         trajectory = []
         for t in plan.timesteps.flip(0):
+            if self.interrupt:
+                break
             latents = scheduler.invert_step(predict(latents, t, omega), t, latents)
             trajectory.insert(0, latents)
             progress_bar.update()
-        return latents, trajectory if target == "noisy" else references, None
+        return latents, trajectory if target == "noisy" else references
 
     def prepare_guidance(self, coded: CodedLatents, plan: SamplingPlan, settings: dict) -> dict:
         """What the scheduler's `step` needs for the pull towards the coded latents."""
@@ -424,7 +450,6 @@ class RSICDecoderPipeline(
                 only a code stream that no encoder writes is found later, by HSVLC, but still before diffusion.
             ValueError: An argument is of the wrong type or out of range; or the networks gave NaN, in float32 too.
         """
-        check_callback(callback_on_step_end)
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
@@ -443,9 +468,6 @@ class RSICDecoderPipeline(
                 "strength": strength,
             },
         )
-        self.check_inputs(
-            files, settings, output_type, upscale, max_pixels, generator, callback_on_step_end_tensor_inputs
-        )
         prompts = {
             "negative_prompt": negative_prompt,
             "prompt_embeds": prompt_embeds,
@@ -454,8 +476,16 @@ class RSICDecoderPipeline(
             "ip_adapter_image": ip_adapter_image,
             "ip_adapter_image_embeds": ip_adapter_image_embeds,
         }
-        check_text_inputs(
-            self.unet, self.text_encoder, len(files), cross_attention_kwargs=cross_attention_kwargs, **prompts
+        self.check_inputs(
+            files,
+            settings,
+            {**prompts, "cross_attention_kwargs": cross_attention_kwargs},
+            output_type,
+            upscale,
+            max_pixels,
+            generator,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
         )
         if generator is None:
             # On the CPU, so that the noise is the same on every machine.
@@ -486,9 +516,10 @@ class RSICDecoderPipeline(
             # 5. Start from z_hat_0 inverted to z_hat_T (Algorithm 1, lines 2 to 4), or with noise of each position's
             # own level
             target = settings["guidance_target"]
-            latents, references, noise = self.prepare_latents(
-                coded, plan, target, scheduler, predict, inversion_omega, generator, progress_bar
+            latents, references = self.prepare_latents(
+                coded, plan, target, scheduler, predict, inversion_omega, progress_bar
             )
+            noise = None if plan.inverts else plan.draw_start_noise(latents, generator)
 
             # 6. Guided, self-recurrent denoising (lines 6 to 11)
             steps_done = 0
@@ -501,6 +532,8 @@ class RSICDecoderPipeline(
                     latents = torch.where(plan.denoised_before(i), latents, noisy)
                 for recurrence in range(plan.num_recurrence_steps):
                     if recurrence > 0:
+                        if self.interrupt:
+                            break
                         latents = scheduler.renoise(latents, t, generator)
                     noise_pred = predict(latents, t, omega)  # (B, 4, h, w)
                     latents = scheduler.step(noise_pred, t, latents, references[i], **guidance).prev_sample
@@ -509,8 +542,7 @@ class RSICDecoderPipeline(
                 if callback_on_step_end is not None:
                     names = callback_on_step_end_tensor_inputs
                     latents = self.call_back(callback_on_step_end, names, i, t, latents, coded, text)
-        if noise is not None:
-            latents = torch.where(plan.denoised_before(steps_done), latents, coded.latents)
+        latents = plan.keep_coded(latents, coded.latents, steps_done)
 
         # 7. Decode the latents to pictures
         if not bool(torch.isfinite(latents).all()):
@@ -529,3 +561,5 @@ def _log_plan(plan: SamplingPlan, settings: dict) -> None:
             "No step of diffusion is run, and the picture is that of the coded latents: M is high everywhere, or the "
             "steps are few. A larger num_inference_steps= or strength= would change it."
         )
+    if settings["inversion_guidance_scale"] is not None and not plan.inverts:
+        logger.warning("inversion_guidance_scale has no effect: with a strength, nothing is inverted.")

@@ -14,6 +14,7 @@ from diffusers.utils import logging, replace_example_docstring
 
 from ..bitstream import DEFAULT_MAX_SIDE, MIN_SIDE, Bitstream
 from ..bitstream.caption_coding import DEFAULT_CAPTION_BYTES, DEFAULT_CAPTION_CODEC
+from ..bitstream.weight_map import DEFAULT_WEIGHT, WeightMap, expand_to_pixels
 from ..description.caption_checks import check_caption, fits_in_file
 from ..description.captioners import Captioner, check_captioner, describe
 from ..hub import FromPretrainedMixin
@@ -30,9 +31,8 @@ from ..referring.demands import (
 )
 from ..referring.heat_maps import PhraseNotFoundError, ReferringModel, heat_map, min_max
 from ..referring.regions import clip_region
-from ..referring.weight_map import DEFAULT_WEIGHT, WeightMap, expand_to_pixels
 from ..torch_state import own_torch_state
-from .compatibility import check_latent_space
+from .compatibility import check_complete, check_latent_space
 from .encoder_inputs import (
     CHECKPOINT_MAX_SIDE,
     DEFAULT_BACKGROUND_COLOR,
@@ -98,6 +98,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         default_max_side: int | None = None,
     ):
         super().__init__()
+        check_complete(vae=vae, hsvlc=hsvlc)
         check_latent_space(vae, hsvlc)
         self.register_modules(
             vae=vae, hsvlc=hsvlc, tokenizer=tokenizer, referring_model=referring_model, captioner=captioner
@@ -324,7 +325,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         refinement_steps: int = 0,
         return_dict: bool = True,
     ) -> RSICEncoderOutput | tuple:
-        """Encode a photo, or a batch of photos one after another.
+        """Encode a photo, or a batch of photos one after another. (All photos of a batch are read first, so that a bad
+        one is found before any is encoded; they take 12 bytes a pixel. Of thousands of large ones give a few at once.)
 
         Args:
             image (`PIL.Image.Image`, `str` or path, `bytes`, file object, `np.ndarray`, `torch.Tensor`, or a list):

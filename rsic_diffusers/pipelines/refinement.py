@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..models.hsvlc import CELL, HSVLC, expand_to_latents
+from ..torch_state import with_gradients
 from .latents import decode_latents
 
 
@@ -59,6 +60,7 @@ def refine_latents(
         weights = torch.from_numpy(np.asarray(weights, np.float32))[None, None].to(image.device)
         # Convolutions with gradients are faster on CPUs in this memory format.
         image, start = (tensor.float().clone(memory_format=torch.channels_last) for tensor in (image, latents))
+        vae, hsvlc = with_gradients(vae), with_gradients(hsvlc)
         cost = _Cost(vae, hsvlc, image, start, weight_map.clone().to(image.device), weights)
         refined = _leave_out(hsvlc, start, weights).float().contiguous(memory_format=torch.channels_last)
         best = _descend(cost, refined, steps, on_step)

@@ -30,8 +30,10 @@ class Codec:
     conditions: Conditions
 
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        """(B, 4, h, w) to the same shape, in the codec's dtype."""
-        return self.hsvlc(latents.to(self.hsvlc.dtype), self.conditions).sample
+        """(B, 4, h, w) to the same shape, in the codec's dtype: autocast is left out, so that M and small gradients
+        survive."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.hsvlc(latents.to(self.hsvlc.dtype), self.conditions).sample
 
 
 @dataclass
@@ -76,6 +78,12 @@ class SamplingPlan:
         if step == 0:
             return torch.zeros_like(self.start, dtype=torch.bool)
         return self.start >= self.timesteps[step - 1]
+
+    def keep_coded(self, latents: torch.Tensor, coded: torch.Tensor, steps_done: int) -> torch.Tensor:
+        """`latents`, with the coded ones where none of the first `steps_done` steps denoised."""
+        if steps_done == 0:
+            return coded
+        return latents if self.inverts else torch.where(self.denoised_before(steps_done), latents, coded)
 
 
 def plan_sampling(

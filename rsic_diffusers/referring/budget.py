@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .weight_map import CONSTANT_STEPS, WeightMap, expand_to_pixels
+from ..bitstream.weight_map import CONSTANT_STEPS, WeightMap, expand_to_pixels
 
 
 MAX_ENCODES = 10

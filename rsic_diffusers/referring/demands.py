@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from ..models.rate import LEVELS, SMOOTH_PROFILE
-from .regions import clip_region, cover_pixels, resize_array
-from .weight_map import (
+from ..bitstream.map_coding import MAX_LEVELS
+from ..bitstream.weight_map import (
     DEFAULT_BACKGROUND,
     DEFAULT_WEIGHT,
     WeightMap,
@@ -18,9 +17,11 @@ from .weight_map import (
     largest_on_grid,
     pool_to_grid,
 )
+from ..models.rate import SMOOTH_PROFILE
+from .regions import clip_region, cover_pixels, resize_array
 
 
-MIN_LEVELS, MAX_LEVELS = 2, LEVELS  # of M in referring mode
+MIN_LEVELS = 2  # of M in referring mode
 MIN_COVERAGE = 1e-9  # keeps the logarithm finite where a demand covers nothing
 
 

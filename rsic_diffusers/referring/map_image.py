@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from .weight_map import CELL_PIXELS, WeightMap
+from ..bitstream.weight_map import CELL_PIXELS, WeightMap
 
 
 IMAGINED = 0.25  # brightness and colour that are left where M = 0

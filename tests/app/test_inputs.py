@@ -9,7 +9,7 @@ from PIL import Image
 from rsic_diffusers.app.inputs import collect, painted_mask, read_file, read_photo, typed_boxes
 from rsic_diffusers.app.work import bytes_bar, new_folder
 from rsic_diffusers.bitstream import Bitstream
-from rsic_diffusers.referring.weight_map import WeightMap
+from rsic_diffusers.bitstream.weight_map import WeightMap
 
 
 def test_a_large_photo_is_reduced_and_turned_upright(tmp_path):

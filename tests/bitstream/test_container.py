@@ -11,7 +11,7 @@ import pytest
 from rsic_diffusers.bitstream import Bitstream, BitstreamError, reduced_size
 from rsic_diffusers.bitstream.caption_coding import encode_caption
 from rsic_diffusers.bitstream.map_coding import _encode_patches, _pack, encode_map
-from rsic_diffusers.referring.weight_map import WeightMap
+from rsic_diffusers.bitstream.weight_map import WeightMap
 
 
 def make(

@@ -14,7 +14,7 @@ from scipy.signal import correlate
 from rsic_diffusers import HSVLC
 from rsic_diffusers.bitstream import Bitstream
 from rsic_diffusers.bitstream.map_coding import encode_map
-from rsic_diffusers.referring.weight_map import WeightMap
+from rsic_diffusers.bitstream.weight_map import WeightMap
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"

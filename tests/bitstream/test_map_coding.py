@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rsic_diffusers.bitstream.map_coding import decode_map, encode_map
+from rsic_diffusers.bitstream.weight_map import WeightMap
 from rsic_diffusers.evaluation.experiments.side_information import (
     map_bytes,
     random_box_map,
@@ -12,7 +13,6 @@ from rsic_diffusers.evaluation.experiments.side_information import (
     saving,
 )
 from rsic_diffusers.referring.demands import collect_demands, make_weight_map
-from rsic_diffusers.referring.weight_map import WeightMap
 
 
 def map_of(height, width, background=0.0, levels=8, **asked):

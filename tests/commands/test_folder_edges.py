@@ -141,10 +141,15 @@ def test_what_a_killed_run_left_is_removed(photos, tmp_path):
     assert remove_leftovers(output) == 0
 
 
-def test_the_umask_is_not_touched_when_files_are_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.umask", lambda _: pytest.fail("another thread may be making a file now"))
-    write_file(tmp_path / "a", b"content")
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~files._UMASK
+def test_files_are_as_open_as_the_umask_lets_them_be(tmp_path, monkeypatch):
+    umask = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.umask", lambda _: pytest.fail("another thread may be making a file now"))
+            write_file(tmp_path / "a", b"content")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_two_runs_on_one_folder_share_the_work(tmp_path):

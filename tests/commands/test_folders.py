@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.bitstream import Bitstream
+from rsic_diffusers.bitstream.weight_map import WeightMap
 from rsic_diffusers.commands.decode import _checksum
 from rsic_diffusers.commands.rsic_cli import main
 from rsic_diffusers.folders import plan, run
-from rsic_diffusers.referring.weight_map import WeightMap
 
 
 @pytest.fixture

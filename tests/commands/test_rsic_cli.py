@@ -98,7 +98,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photo_fil
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (40, 40), "red").save(tmp_path / "small.png")
-    from rsic_diffusers.referring.weight_map import WeightMap
+    from rsic_diffusers.bitstream.weight_map import WeightMap
 
     foreign = Bitstream(203, 165, WeightMap.constant(1, 165, 203), "", bytes(8), b"\0\0").to_bytes()
     (tmp_path / "foreign.rsic").write_bytes(foreign)
@@ -164,7 +164,7 @@ def test_a_phrase_has_a_weight_after_a_colon(text, expected):
 
 
 def test_help_and_inspect_do_not_load_torch(tmp_path):
-    from rsic_diffusers.referring.weight_map import WeightMap
+    from rsic_diffusers.bitstream.weight_map import WeightMap
 
     file = Bitstream(203, 165, WeightMap.constant(1, 165, 203), "", bytes(8), b"\0\0")
     (tmp_path / "photo.rsic").write_bytes(file.to_bytes())

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.bitstream import Bitstream
+from rsic_diffusers.bitstream.weight_map import WeightMap
 from rsic_diffusers.commands.arguments import join_negative_numbers
 from rsic_diffusers.commands.encode import asked_for, without_effect
 from rsic_diffusers.commands.errors import as_sentence
 from rsic_diffusers.commands.inspect import shares
 from rsic_diffusers.commands.rsic_cli import build_parser, show_warnings
 from rsic_diffusers.hub import CHECKPOINTS
-from rsic_diffusers.referring.weight_map import WeightMap
 
 
 RSIC = [sys.executable, "-m", "rsic_diffusers.commands.rsic_cli"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import stable_diffusion
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
 from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from hub_server import HubServer
 
@@ -162,6 +163,12 @@ def test_devices_by_component(small, file, reference):
     np.testing.assert_array_equal(
         picture(load(small / "thin", device_map={"unet": "cpu", "": "cpu"}), file), reference
     )
+    apart = load(small / "thin", device_map={"vae": "cpu:0", "text_encoder": "cpu:0", "": "cpu"})  # as if another
+    assert all(hasattr(part, "_hf_hook") for part in (*apart.vae.children(), apart.text_encoder))
+    apart.reset_device_map()
+    assert not any(
+        hasattr(part, "_hf_hook") for name in ("vae", "text_encoder") for part in apart.components[name].modules()
+    )
 
 
 @pytest.mark.gpu
@@ -282,6 +289,30 @@ def test_the_pipe_that_gives_its_components_may_be_offloaded(small, file, refere
     np.testing.assert_array_equal(picture(decoder, file), reference)
 
 
+def test_an_offloaded_tiny_vae_is_not_called_where_it_lies(small, tiny_vae):
+    """Its weights would be brought to the device, and its input not: here to one that holds nothing."""
+    stock = StableDiffusionPipeline.from_pretrained(small / "base", safety_checker=None, vae=tiny_vae)
+    add_hook_to_module(tiny_vae, AlignDevicesHook(execution_device="meta", offload=True))
+    try:
+        hsvlc = HSVLC.from_pretrained(small / "thin", subfolder="hsvlc")
+        assert RSICDecoderPipeline.from_pipe(stock, hsvlc=hsvlc).vae is tiny_vae
+    finally:
+        remove_hook_from_module(tiny_vae, recurse=True)
+
+
+def test_a_thin_pipeline_by_way_of_a_stock_one(small, file, reference):
+    """diffusers' own `from_pipe` keeps settings that it does not know, under other names."""
+    decoder = load(small / "thin")
+    decoder.register_to_config(default_max_side=256)
+    stock = StableDiffusionPipeline.from_pipe(
+        decoder, safety_checker=None, feature_extractor=None, dtype=torch.float32
+    )
+    again = RSICDecoderPipeline.from_pipe(stock, hsvlc=decoder.hsvlc)
+    again.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(picture(again, file), reference)
+    assert again.config.default_max_side == 256
+
+
 @pytest.mark.parametrize("options", [{"offload_type": "leaf_level"}, {"num_blocks_per_group": 1}])
 def test_offloading_by_groups(small, file, reference, options, tiny_vae):
     decoder = load(small / "thin")
@@ -324,6 +355,8 @@ def test_offloaded_on_a_gpu(small, file, how):
         ({"hsvlc": ["rsic_diffusers", 5]}, "for hsvlc"),
         ({"hsvlc": ["rsic_diffusers", None]}, "two names, or two nulls"),
         ({"hsvlc": ["os", "system"]}, "from the library os; only "),
+        ({"image_encoder": ["this", "X"]}, "from the library this; only "),
+        ({"feature_extractor": "foo"}, "gives 'foo' for feature_extractor"),
         ({"hsvlc": ["rsic_diffusers", "BitstreamError"]}, "makes hsvlc a BitstreamError; rsic_diffusers has no such"),
         ({"scheduler": ["diffusers", "NoSuchScheduler"]}, "makes scheduler a NoSuchScheduler; diffusers has no such"),
         ({"_class_name": ["pipeline", "RSICDecoderPipeline"]}, "asks for code of its own"),

@@ -85,6 +85,16 @@ def folders(fetched, repo):
     return {path.split("/")[0] for one, path in fetched if one == repo and "/" in path}
 
 
+def test_the_other_pipelines_components_may_be_given(hub, run_python, tmp_path):
+    code = """
+from rsic_diffusers import RSICDecoderPipeline, RSICEncoderPipeline
+for cls, given in ((RSICEncoderPipeline, {"unet": None}), (RSICDecoderPipeline, {"captioner": len})):
+    print(type(cls.from_pretrained("org/full", **given)).__name__)
+"""
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache")}
+    assert run_python(code, **environment).split()[-2:] == ["RSICEncoderPipeline", "RSICDecoderPipeline"]
+
+
 @pytest.mark.parametrize("cls", WEIGHTS)
 def test_a_full_repo_over_http_is_fetched_once_and_only_what_is_wanted(hub, cls, run_python, tmp_path):
     code = LOAD.format(imports="rsic_diffusers", cls=cls, arguments='"org/full"')

@@ -107,6 +107,17 @@ def test_cross_attention_kwargs_scale_a_lora(own, file, plain):
     torch.testing.assert_close(without, plain, atol=1e-5, rtol=1e-5)
 
 
+def test_a_loras_scale_reaches_the_text_encoder_with_layers_left_out(own, file, plain):
+    peft = pytest.importorskip("peft")
+    expected = decode(own, file, clip_skip=1)
+    torch.manual_seed(2)
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    peft.inject_adapter_in_model(lora, own.text_encoder)
+    assert_differs(decode(own, file, clip_skip=1), expected)
+    without = decode(own, file, clip_skip=1, cross_attention_kwargs={"scale": 0.0})
+    torch.testing.assert_close(without, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_textual_inversion_reads_its_token_in_captions(own, make_file, file, plain):
     tokens = own.tokenizer("dog", add_special_tokens=False).input_ids
     row = own.text_encoder.get_input_embeddings().weight[tokens].detach().clone()
@@ -162,6 +173,22 @@ def test_a_call_can_be_interrupted(own, file):
     options = {"num_inference_steps": 5, "callback_on_step_end": stop}
     assert own(file, **{**STEPS, **options}).num_unet_evaluations == 2
     assert own(file, **STEPS).num_unet_evaluations == 2  # the next call is not
+
+
+@pytest.mark.parametrize("at", [1, 6])
+def test_a_call_interrupted_before_denoising_gives_what_was_coded(own, file, at):
+    """While z_hat_0 is inverted: in the first of six evaluations of the UNet, and in the last."""
+    calls = []
+
+    def stop(*_):
+        calls.append(1)
+        own._interrupt = len(calls) == at
+
+    own.unet.register_forward_hook(stop)
+    result = own(file, preset="paper", num_inference_steps=6, output_type="latent")
+    coded = own(file, num_inference_steps=0, output_type="latent").images
+    assert result.num_unet_evaluations == at
+    torch.testing.assert_close(result.images, coded, atol=0, rtol=0)
 
 
 class NegativeFromNowOn(PipelineCallback):

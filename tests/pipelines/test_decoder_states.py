@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchgen
 import yaml
-from diffusers import RSICDecoderPipeline
+from diffusers import DDIMScheduler, RSICDecoderPipeline
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -83,6 +83,42 @@ def test_autocast_gives_nearly_the_same(toy, file, expected, i):
     assert ours.dtype == torch.float32
     error = (ours - expected[i]).abs().max() / expected[i].abs().max()
     assert 0 < error < 0.05
+
+
+def test_autocast_leaves_the_codec_out(toy, file, expected):
+    """C of the guidance is float32 as the codec is: with the UNet's part alone in low precision, the same latents."""
+    pipeline = RSICDecoderPipeline(**{**toy.components, "unet": copy.deepcopy(toy.unet)})
+    pipeline.set_progress_bar_config(disable=True)
+    forward = pipeline.unet.forward
+
+    def without_autocast(*args, **kwargs):
+        with torch.autocast("cpu", enabled=False):
+            return forward(*args, **kwargs)
+
+    pipeline.unet.forward = without_autocast
+    text = toy.encode_texts(["a dog", ""], torch.device("cpu"))
+    options = {**SETTINGS[0], **LATENTS, "prompt_embeds": text[:1], "negative_prompt_embeds": text[1:]}
+    plain = pipeline(file, **options).images
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(pipeline(file, **options).images, plain, atol=1e-6, rtol=1e-6)
+
+
+def test_another_sampler_is_named(toy, file):
+    pipeline = RSICDecoderPipeline(**toy.components)
+    pipeline.scheduler = DDIMScheduler()
+    for preset in (None, "paper"):
+        with pytest.raises(ValueError, match="not with a DDIMScheduler"):
+            pipeline(file, preset=preset)
+
+
+def test_a_pipeline_without_a_part_is_named(toy):
+    with pytest.raises(ValueError, match="got no text_encoder, unet"):
+        RSICDecoderPipeline(**{**toy.components, "unet": None, "text_encoder": None})
+
+
+def test_what_has_no_effect_on_decoding_is_told(toy, file, caplog):
+    toy(file, **SETTINGS[0], **LATENTS, inversion_guidance_scale=7.0)
+    assert "inversion_guidance_scale has no effect" in caplog.text
 
 
 FORK = """

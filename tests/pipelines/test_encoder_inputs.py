@@ -10,8 +10,8 @@ from PIL import Image
 
 from rsic_diffusers import Bitstream, RSICEncoderPipeline
 from rsic_diffusers.bitstream import BitstreamError
+from rsic_diffusers.bitstream.weight_map import DEFAULT_WEIGHT
 from rsic_diffusers.pipelines.encoder_inputs import choose_coded_side, load_photo
-from rsic_diffusers.referring.weight_map import DEFAULT_WEIGHT
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,14 @@ def test_one_photo_in_all_the_forms_that_people_have(encoder, tile, tile_file, t
     tile.save(tmp_path / "tile.png")
     data = (tmp_path / "tile.png").read_bytes()
     pixels = np.array(tile)
+
+    class Named:
+        def __fspath__(self):
+            return str(tmp_path / "tile.png")
+
     for photo in (
         str(tmp_path / "tile.png"),
+        Named(),
         tmp_path / "tile.png",
         data,
         io.BytesIO(data),

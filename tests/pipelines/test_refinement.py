@@ -1,5 +1,7 @@
 """Refinement of the latents before they are coded: what it minimises, and what that is good for."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,11 @@ def test_refinement_works_under_inference_mode_and_autocast(encoder, small_photo
     expected = encoder(tile, box=(0, 0, 40, 64), refinement_steps=1).bitstream
     with torch.inference_mode():
         assert encoder(tile, box=(0, 0, 40, 64), refinement_steps=1).bitstream == expected
+        # Loaded there, too: parameters that no gradient may go through.
+        parts = {name: copy.deepcopy(encoder.components[name]) for name in ("vae", "hsvlc")}
+        loaded = RSICEncoderPipeline(**{**encoder.components, **parts})
+        loaded.set_progress_bar_config(disable=True)
+    assert loaded(tile, box=(0, 0, 40, 64), refinement_steps=1).bitstream == expected
     with torch.autocast("cpu", torch.bfloat16):
         inside = encoder(tile, box=(0, 0, 40, 64), refinement_steps=1).bitstream
     assert len(inside) == pytest.approx(len(expected), abs=12)

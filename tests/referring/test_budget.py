@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from rsic_diffusers.bitstream.weight_map import WeightMap
 from rsic_diffusers.referring.budget import fit_budget
-from rsic_diffusers.referring.weight_map import WeightMap
 
 
 def test_a_budget_is_filled_and_never_exceeded():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsic_diffusers.bitstream.weight_map import WeightMap
 from rsic_diffusers.referring.demands import Demand, choose_background, collect_demands, make_weight_map
-from rsic_diffusers.referring.weight_map import WeightMap
 
 
 GROWTH = 8.2  # of lambda(M) where no codec says otherwise

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rsic_diffusers import Demand
+from rsic_diffusers.bitstream.weight_map import WeightMap
 from rsic_diffusers.referring.budget import move_weights
 from rsic_diffusers.referring.demands import make_weight_map, weigh_pixels
-from rsic_diffusers.referring.weight_map import WeightMap
 
 
 def weights_by_hand(height, width, boxes, background=0.0):

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from ... import RSICDecoderPipeline, RSICEncoderPipeline
 from ...bitstream import DEFAULT_MAX_SIDE, MIN_SIDE
+from ...bitstream.weight_map import DEFAULT_WEIGHT
 from ...referring.demands import check_weight
-from ...referring.weight_map import DEFAULT_WEIGHT
 from ..equal_size import encode_at_size, pair_at_equal_size
 from ..metrics import psnr
 from ..photos import find_photos

@@ -31,12 +31,12 @@ from diffusers.utils import logging as diffusers_logging
 from tqdm import tqdm
 
 from ...bitstream.map_coding import encode_map
+from ...bitstream.weight_map import WeightMap
 from ...hub import resolve_model
 from ...models.hsvlc import HSVLC
 from ...pipelines.compatibility import check_latent_space
 from ...pipelines.latents import decode_latents, encode_image
 from ...referring.demands import Demand, make_weight_map
-from ...referring.weight_map import WeightMap
 from ..metrics import psnr
 from ..photos import find_photos
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from ...bitstream.caption_coding import encode_caption
 from ...bitstream.map_coding import encode_map
+from ...bitstream.weight_map import WeightMap, grid_size
 from ...referring.demands import Demand, make_weight_map
-from ...referring.weight_map import WeightMap, grid_size
 from ..photos import Photo, find_photos
 
 
