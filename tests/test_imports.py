@@ -14,7 +14,11 @@ PACKAGE = Path(rsic_diffusers.__file__).parent
 ROWS = [
     {"error_sentences", "example_photo", "files", "folders", "images", "registration", "tokenizer_lock"}
     | {"torch_state", "typed_numbers"},
-    {"bitstream", "description", "models", "referring", "schedulers"},
+    {"bitstream"},
+    {"schedulers"},
+    {"models"},
+    {"referring"},
+    {"description"},
     {"hub"},
     {"pipelines"},
     {"evaluation", "metadata"},

@@ -16,7 +16,7 @@ def model_arguments() -> argparse.ArgumentParser:
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="of the weights (float32); bfloat16 is quicker on CPUs with instructions for it, float16 on GPUs",
+        help="dtype of the weights (float32); bfloat16 is quicker on CPUs with instructions for it, float16 on GPUs",
     )
     return parser
 
@@ -30,7 +30,7 @@ def base_model_arguments() -> argparse.ArgumentParser:
         help="another Stable Diffusion 1.x checkpoint under the model's codec: a folder, a Hub id, or a .safetensors "
         "file",
     )
-    parser.add_argument("--variant", metavar="NAME", help='of the weight files, "fp16" say')
+    parser.add_argument("--variant", metavar="NAME", help='variant of the weight files to load, "fp16" say')
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the model's Hub repository")
     return parser
 

@@ -21,7 +21,7 @@ class DemoCommand(BaseRSICCommand):
             description="Encode a photo in referring and in global mode at about equal bytes, decode both, and save a "
             "sheet beside what a standard codec makes of as many bytes. Without a photo: one that matplotlib ships.",
         )
-        parser.add_argument("photo", nargs="?")
+        parser.add_argument("photo", nargs="?", help="default: a photo that matplotlib brings along")
         parser.add_argument(
             "--box",
             action="append",

@@ -116,7 +116,10 @@ def _add_demand_arguments(parser) -> None:
         help="finds phrases: a CLIP or CLIPSeg of transformers, folder or Hub id",
     )
     parser.add_argument(
-        "--fallback", choices=["global"], help="what to do with a photo in which a phrase is not found (warn)"
+        "--fallback",
+        choices=["global"],
+        help="global: leave out a phrase that is not found, and code the photo in global mode if nothing else was "
+        "asked for. Default: warn, and take the model's best guess",
     )
     parser.add_argument(
         "--weight",

@@ -31,7 +31,7 @@ def add_photo_options(parser) -> None:
     parser.add_argument("photos", help="folder of photos")
     parser.add_argument("-o", "--output", required=True, help="folder for all that is made")
     parser.add_argument("--annotations", metavar="JSON", help="default: annotations.json in the folder, if any")
-    parser.add_argument("--limit", type=int, help="only the first photos")
+    parser.add_argument("--limit", type=int, help="use only the first so many photos")
     parser.add_argument(
         "--referring-model",
         metavar="MODEL",
@@ -72,7 +72,7 @@ def add_row_options(group) -> None:
         "--presets",
         nargs="+",
         metavar="NAME",
-        help="of the decoder, side by side (default: the model's own settings)",
+        help="of the decoder, to compare (default: the model's own settings)",
     )
     group.add_argument(
         "--ablations", action="store_true", help="the paper's Table I around the first preset, at the first weight"
@@ -94,7 +94,8 @@ def add_other_codec_options(group) -> None:
         "--codecs",
         nargs="*",
         metavar="NAME",
-        help="jpeg, webp, avif, jpeg2000, jpegxl, vvc, ms-illm (default: the first five, as far as they can be had)",
+        help="jpeg, webp, avif, jpeg2000, jpegxl, vvc, ms-illm (default: the first five, as far as they can be had; "
+        "without a name: none)",
     )
     group.add_argument(
         "--external",
@@ -120,7 +121,7 @@ def add_measure_options(group) -> None:
         "f_dists; outside it: b_psnr, b_lpips, b_dists; of the set: feature_distance, fid, kid; or all (default: all "
         "but clip, fid and kid; what cannot be had is left out with a line of why; see offline weights below)",
     )
-    group.add_argument("--sheets", type=int, default=4, help="of so many photos (4)")
+    group.add_argument("--sheets", type=int, default=4, help="make comparison sheets of so many photos (4)")
 
 
 class EvaluateCommand(BaseRSICCommand):
