@@ -256,14 +256,14 @@ def _claim(target: Path, locks: ExitStack) -> bool:
     """
     from filelock import FileLock, Timeout
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     path = target.parent / f"{PART_PREFIX}{zlib.crc32(os.fsencode(target.name)):08x}.lock"
     lock = FileLock(path, blocking=False)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         return False
-    except (OSError, NotImplementedError):  # a file system without locks
+    except (OSError, NotImplementedError):  # a folder that cannot be made, which the work will say; or no locks here
         return True
     locks.callback(_remove, path)
     locks.callback(lock.release)  # goes first: the last callback is the first that is called

@@ -12,6 +12,12 @@ from PIL.ExifTags import Base as ExifTag
 logger = logging.getLogger(__name__)
 
 MAX_IMAGE_PIXELS = 1 << 26  # the largest picture that an .rsic file can describe
+# What photos and masks come in. Pillow would also open EPS, for which it starts Ghostscript, and files of weather
+# stations and films.
+FORMATS = (
+    "JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "JPEG2000", "JXL", "GIF", "BMP", "DIB", "PPM", "TGA", "PCX",
+    "SGI", "QOI", "ICO", "DDS", "PSD",
+)  # fmt: skip
 ROUNDING = 1e-3  # by which floats may leave [0, 1]
 # Pillow reads these only with the package pillow-heif. Folders are searched for them all the same, so that such photos
 # are reported and not passed over.
@@ -36,7 +42,8 @@ class ImageError(ValueError):
 
 def readable_suffixes() -> list[str]:
     """File name endings of the picture formats that can be read: ".jpg", ".png" and so on, in lower case."""
-    known = [suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN]
+    formats = _formats()
+    known = [suffix for suffix, name in Image.registered_extensions().items() if name in formats]
     return known + [suffix for suffix in HEIF_SUFFIXES if suffix not in known]
 
 
@@ -193,6 +200,12 @@ def is_file(source) -> bool:
     return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
 
 
+def _formats() -> list[str]:
+    """Those of `FORMATS` that Pillow reads here, some of them by further packages."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _name_of(source) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else str(getattr(source, "name", "The data"))
 
@@ -203,7 +216,7 @@ def _explain(source, work):
         return work()
     except UnidentifiedImageError:
         raise ImageError(
-            f"{_name_of(source)} is not an image of a kind that Pillow knows; give a JPEG, PNG or WebP file."
+            f"{_name_of(source)} is not an image of a kind that is read here; give a JPEG, PNG or WebP file."
         ) from None
     except Exception as error:  # Pillow's plugins raise all kinds: struct.error, SyntaxError, EOFError, ...
         if isinstance(error, OSError) and error.errno is not None:
@@ -229,7 +242,7 @@ def _open_any(source, max_pixels: int) -> Image.Image:
 
 def _open_with_heif(source, file) -> Image.Image:
     try:
-        return Image.open(file)
+        return Image.open(file, formats=_formats())
     except UnidentifiedImageError:
         head = _head(file)
         if not head:
@@ -246,7 +259,7 @@ def _open_with_heif(source, file) -> Image.Image:
             'pip install "rsic-diffusers[heif]"'
         ) from None
     register_heif_opener()
-    return Image.open(file)
+    return Image.open(file, formats=_formats())
 
 
 def _head(file) -> bytes:
@@ -280,7 +293,7 @@ def _orientation(image: Image.Image) -> int:
 def upright_size(path) -> tuple[int, int] | None:
     """Height and width of a photo turned upright, without reading its pixels; None of what is no photo."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             width, height = image.size
             turned = _orientation(image) in (5, 6, 7, 8)  # the quarter turns of `TRANSPOSES`
     except Exception:  # Pillow's plugins raise all kinds

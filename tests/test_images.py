@@ -226,7 +226,7 @@ def test_why_a_file_cannot_be_read_is_said(small, tmp_path, monkeypatch):
     for name, message in (
         ("cut.jpg", r"cut.jpg cannot be read as an image: image file is truncated \([0-9]+ bytes not processed\)\."),
         ("empty.jpg", r"the file is empty \(0 bytes\)"),
-        ("text.jpg", "text.jpg is not an image of a kind that Pillow knows"),
+        ("text.jpg", "text.jpg is not an image of a kind that is read here"),
     ):
         for read in (open_image, read_mask, lambda path: open_image(path.read_bytes())):
             with pytest.raises(ImageError, match=message.removeprefix("cut.jpg ").removeprefix("text.jpg ")):
@@ -269,6 +269,16 @@ def test_large_pictures_are_refused_before_they_are_decoded(width, height, messa
 
 def test_what_can_be_opened_can_be_in_a_file():
     assert images.MAX_IMAGE_PIXELS == MAX_RETURNED_PIXELS
+
+
+def test_programs_are_no_photos():
+    """PostScript, which Pillow would have Ghostscript run, whatever the file is called."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n0 0 64 64 rectfill\nshowpage\n"
+    assert Image.open(io.BytesIO(eps)).format == "EPS"
+    with pytest.raises(ImageError, match="not an image of a kind that is read here"):
+        open_image(eps)
+    assert {".jpg", ".png", ".tif", ".avif"} <= set(readable_suffixes())
+    assert not {".eps", ".ps", ".mpg", ".h5"} & set(readable_suffixes())
 
 
 def test_heic_photos_are_read_and_found(small, tmp_path):

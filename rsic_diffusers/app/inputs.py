@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..bitstream import Bitstream, reduced_size
-from ..images import open_image
+from ..images import open_image, upright_size
 from ..referring.demands import Demand
 from ..typed_numbers import parse_numbers
 from .limits import MAX_BOXES, MAX_CODED_PIXELS, MAX_PHOTO_PIXELS, MAX_UPLOAD_BYTES, WORK_SIDE
@@ -29,6 +29,12 @@ def read_photo(path) -> Image.Image:
         return photo
     height, width = reduced_size(photo.height, photo.width, WORK_SIDE)
     return photo.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def photo_size(path) -> tuple[int, int]:
+    """Width and height of an uploaded photo, upright, before it is reduced."""
+    height, width = upright_size(path)
+    return width, height
 
 
 def read_file(path) -> tuple[Bitstream, bytes]:
@@ -69,8 +75,13 @@ def drawn_boxes(annotated) -> list[tuple[float, float, float, float]]:
     return [tuple(float(box[side]) for side in ("xmin", "ymin", "xmax", "ymax")) for box in boxes]
 
 
-def typed_boxes(text: str, weight: float) -> list[Demand]:
-    """Boxes typed one a line, `x0,y0,x1,y1` or `x0,y0,x1,y1:weight`; `weight` is for those without their own."""
+def typed_boxes(text: str, weight: float, scale: float = 1.0) -> list[Demand]:
+    """Boxes typed one a line, `x0,y0,x1,y1` or `x0,y0,x1,y1:weight`.
+
+    Args:
+        weight (`float`): For those without their own.
+        scale (`float`): The photo's width as the page works on it over its own, in whose pixels they are typed.
+    """
     parse = parse_numbers(4)
     demands = []
     for line in (text or "").splitlines():
@@ -82,7 +93,8 @@ def typed_boxes(text: str, weight: float) -> list[Demand]:
             raise ValueError(
                 f"{line.strip()!r} is no box; give four numbers in pixels, such as 120,40,300,300, one box a line."
             ) from None
-        demands.append(Demand(box=corners, weight=weight if own is None else own))
+        box = tuple(scale * corner for corner in corners)
+        demands.append(Demand(box=box, weight=weight if own is None else own))
     return demands
 
 
@@ -100,8 +112,12 @@ def painted_mask(editor, size: tuple[int, int]) -> np.ndarray | None:
     return mask if mask.any() else None
 
 
-def collect(annotated, box_weights, typed, editor, paint_weight, phrase, weight, size) -> list[Demand]:
+def collect(annotated, box_weights, typed, editor, paint_weight, phrase, weight, size, scale=1.0) -> list[Demand]:
     """Everything that a visitor marked, each with its weight.
+
+    Args:
+        size (`tuple[int, int]`): Width and height of the photo as the page works on it.
+        scale (`float`): Its width over that of the photo itself, in whose pixels boxes are typed.
 
     Raises:
         ValueError: There are too many boxes, or one is malformed.
@@ -109,7 +125,7 @@ def collect(annotated, box_weights, typed, editor, paint_weight, phrase, weight,
     boxes = drawn_boxes(annotated)
     # There is a slider for each box that could be drawn.
     demands = [Demand(box=box, weight=own) for box, own in zip(boxes, box_weights, strict=False)]
-    demands += typed_boxes(typed, weight)
+    demands += typed_boxes(typed, weight, scale)
     if len(boxes) > MAX_BOXES or len(demands) > MAX_BOXES:
         raise ValueError(f"There are more than {MAX_BOXES} boxes; remove some, or paint what matters.")
     mask = painted_mask(editor, size)

@@ -8,5 +8,6 @@ MAX_RETURNED_PIXELS = WORK_SIDE * WORK_SIDE  # a larger picture is returned at t
 MAX_BOXES = 6
 MAX_CAPTION_CHARACTERS = 300
 QUEUE_LENGTH = 16  # visitors who wait; more are told to come back later
-KEEP_SECONDS = 3600  # how long results lie on the server
+KEEP_SECONDS = 3000  # how long results lie on the server
+SWEEP_SECONDS = 600  # how often old ones are looked for
 REFINEMENT_STEPS = 4

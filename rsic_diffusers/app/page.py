@@ -3,11 +3,11 @@
 import functools
 import html
 import logging
-import tempfile
 from pathlib import Path
 
 import gradio as gr
 from gradio_image_annotation import image_annotator
+from PIL import EpsImagePlugin, Image
 
 from ..bitstream.caption_coding import DEFAULT_CAPTION_BYTES, DEFAULT_CAPTION_CODEC
 from ..bitstream.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
@@ -22,9 +22,10 @@ from .limits import (
     KEEP_SECONDS,
     MAX_BOXES,
     MAX_CAPTION_CHARACTERS,
+    MAX_PHOTO_PIXELS,
     MAX_UPLOAD_BYTES,
     QUEUE_LENGTH,
-    WORK_SIDE,
+    SWEEP_SECONDS,
 )
 
 
@@ -43,7 +44,7 @@ PROGRESS = gr.Progress()  # gradio looks for it among the defaults of a function
 STYLE = Path(__file__).with_name("style.css")
 
 
-def build_page(encoder, decoder, model: str = "rsic-tiny", folder=None) -> gr.Blocks:
+def build_page(encoder, decoder, model: str = "rsic-tiny") -> gr.Blocks:
     """Make the page.
 
     Args:
@@ -51,18 +52,25 @@ def build_page(encoder, decoder, model: str = "rsic-tiny", folder=None) -> gr.Bl
             a button that describes the photo.
         decoder ([`RSICDecoderPipeline`]).
         model (`str`): Its name, which the page shows.
-        folder (*optional*): Where results lie for an hour; a new temporary folder by default.
     """
-    folder = Path(folder or tempfile.mkdtemp(prefix="rsic-app-"))
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
+    guard_pillow()
+    results = work.Results()
+    results.keep_clean()
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEEP_SECONDS)) as page:
         gr.Markdown(INTRODUCTION.format(model=html.escape(model)))
         with gr.Tabs():
             with gr.Tab("Encode"):
-                _encode_tab(encoder, decoder, folder)
+                _encode_tab(encoder, decoder, results)
             with gr.Tab("Decode"):
-                _decode_tab(decoder, folder)
+                _decode_tab(decoder, results)
     # One piece of work at a time: the pipelines are shared, and two would take twice as long each.
     return page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=1)
+
+
+def guard_pillow() -> None:
+    """What our own reading of photos refuses, gradio's refuses too: it opens what visitors draw on by itself."""
+    Image.MAX_IMAGE_PIXELS = MAX_PHOTO_PIXELS // 2  # Pillow refuses what has more than twice as many
+    EpsImagePlugin.gs_binary = False
 
 
 def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, wait: bool = True):
@@ -109,11 +117,11 @@ def in_a_sentence(function):
     return call
 
 
-def _encode_tab(encoder, decoder, folder) -> None:
+def _encode_tab(encoder, decoder, results) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             example = gr.Button("Take the example", size="sm", elem_id="example")
-            photo, annotated, typed, editor, paint_weight, box_weights = _photo_controls(folder)
+            photo, annotated, typed, editor, paint_weight, box_weights = _photo_controls(results)
             phrase, caption, weight, *settings = _settings_controls(encoder, photo)
             button = gr.Button("Encode", variant="primary", elem_id="encode")
         with gr.Column(min_width=300):
@@ -124,21 +132,40 @@ def _encode_tab(encoder, decoder, folder) -> None:
             others = gr.Gallery(label="Others of as many bytes", visible=False, columns=2, object_fit="contain")
 
     hidden = {"api_name": False, "show_progress": "hidden", "queue": False}
-    example.click(lambda: (_copied_example(), CAPTION), None, [photo, caption], **hidden)
+    example.click(in_a_sentence(lambda: (_copied_example(results), CAPTION)), None, [photo, caption], **hidden)
     weights = [*box_weights, paint_weight]
     weight.change(lambda value: [value] * len(weights), weight, weights, **hidden)
 
-    def run(progress=PROGRESS, *values):
-        photo, annotated, typed, editor, paint_weight, phrase, caption = values[:7]
-        weight, background, has_budget, budget, refines, comparisons, *weights = values[7:]
+    def run(
+        photo,
+        annotated,
+        typed,
+        editor,
+        paint_weight,
+        phrase,
+        caption,
+        weight,
+        background,
+        has_budget,
+        budget,
+        refines,
+        comparisons,
+        progress=PROGRESS,
+        *box_weights,
+    ):
         picture = inputs.read_photo(photo)
-        demands = inputs.collect(annotated, weights, typed, editor, paint_weight, phrase, weight, picture.size)
+        scale = picture.width / inputs.photo_size(photo)[0]
+        demands = inputs.collect(
+            annotated, box_weights, typed, editor, paint_weight, phrase, weight, picture.size, scale
+        )
+        if has_budget and budget is None:
+            raise ValueError("The budget is empty; give a number of bytes, or keep to none.")
         # At its default the slider gives way to demands that would not stand out against it.
         background = None if background == BACKGROUND else background
         settings = work.Settings(
             caption or "", weight, background, budget if has_budget else None, refines, comparisons
         )
-        result = work.encode(encoder, decoder, picture, demands, settings, folder, progress)
+        result = work.encode(encoder, decoder, picture, demands, settings, results.new_folder(), progress)
         return {
             **view.show(result),
             bar: result.bar,
@@ -157,7 +184,7 @@ def _encode_tab(encoder, decoder, folder) -> None:
     )
 
 
-def _photo_controls(folder):
+def _photo_controls(results):
     """The photo and what is marked on it."""
     photo = gr.File(label="Photo (JPEG, PNG, WebP, ...)", height=120, elem_id="photo")
     with gr.Tabs(visible=False) as marks:
@@ -167,7 +194,7 @@ def _photo_controls(folder):
                 label="Boxes on the photo",
                 show_label=False,
                 sources=[],
-                image_type="filepath",
+                image_type="pil",  # a path would be that of a copy which nobody removes
                 disable_edit_boxes=True,
                 show_download_button=False,
                 show_clear_button=False,
@@ -181,7 +208,8 @@ def _photo_controls(folder):
             ]
             with gr.Accordion("Boxes as numbers", open=False):
                 typed = gr.Textbox(
-                    label="One box a line, in pixels: left,top,right,bottom or left,top,right,bottom:fidelity",
+                    label="One box a line, in pixels of the photo: left,top,right,bottom or "
+                    "left,top,right,bottom:fidelity",
                     placeholder="120,40,300,300",
                     lines=2,
                 )
@@ -201,32 +229,40 @@ def _photo_controls(folder):
 
     def show(path):
         if not path:
-            return None, None, gr.Tabs(visible=False)
+            return None, "", None, gr.Tabs(visible=False)
         picture = inputs.read_photo(path)
-        shown = work.new_folder(folder) / "photo.webp"
+        shown = results.new_folder() / "photo.webp"
         save_picture(picture, shown)
-        if max(picture.size) == WORK_SIDE:
+        if inputs.photo_size(path) != picture.size:
             gr.Info(
                 f"The page works at {picture.width} x {picture.height} pixels; the command line has no such limit."
             )
         is_example = Path(path).read_bytes() == example_path().read_bytes()
         boxes = [{**EXAMPLE_BOX, "color": BOX_COLOUR, "label": ""}] if is_example else []
-        return {"image": str(shown), "boxes": boxes}, str(shown), gr.Tabs(visible=True)
+        return {"image": str(shown), "boxes": boxes}, "", str(shown), gr.Tabs(visible=True)
 
     def show_weights(annotated):
         count = len(inputs.drawn_boxes(annotated))
         return [gr.Slider(visible=i < count) for i in range(MAX_BOXES)]
 
-    photo.change(in_a_sentence(show), photo, [annotated, editor, marks], api_name="show_photo", concurrency_limit=4)
-    annotated.change(show_weights, annotated, box_weights, api_name=False, show_progress="hidden", concurrency_limit=8)
+    photo.change(
+        in_a_sentence(show), photo, [annotated, typed, editor, marks], api_name="show_photo", concurrency_limit=4
+    )
+    annotated.change(
+        in_a_sentence(show_weights),
+        annotated,
+        box_weights,
+        api_name=False,
+        show_progress="hidden",
+        concurrency_limit=2,  # gradio decodes the photo for each
+    )
     return photo, annotated, typed, editor, paint_weight, box_weights
 
 
-def _copied_example() -> str:
+def _copied_example(results) -> str:
     """The path of a copy of the example, since gradio serves no files of installed packages."""
-    copy = Path(tempfile.gettempdir()) / "rsic-example.jpg"
-    if not copy.exists():
-        write_file(copy, example_path().read_bytes())
+    copy = results.new_folder() / "example.jpg"
+    write_file(copy, example_path().read_bytes())
     return str(copy)
 
 
@@ -278,7 +314,7 @@ def _settings_controls(encoder, photo) -> list:
     return [phrase, caption, weight, background, has_budget, budget, refines, comparisons]
 
 
-def _decode_tab(decoder, folder) -> None:
+def _decode_tab(decoder, results) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             source = gr.File(label="An .rsic file", height=120, elem_id="rsic-file")
@@ -290,7 +326,7 @@ def _decode_tab(decoder, folder) -> None:
 
     def run(path, progress=PROGRESS):
         _, data = inputs.read_file(path)
-        result = work.decode(decoder, data, folder, progress)
+        result = work.decode(decoder, data, results.new_folder(), progress)
         return {
             **view.show(result),
             caption: result.caption,

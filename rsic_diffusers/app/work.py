@@ -1,10 +1,13 @@
 """What the page does with a photo or a file: results as files and texts. Nothing here knows gradio."""
 
 import html
+import logging
+import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
@@ -16,16 +19,15 @@ from ..bitstream import Bitstream
 from ..bitstream.weight_map import is_faithful
 from ..evaluation.equal_size import encode_at_size
 from ..evaluation.metrics.pixel_metrics import f_psnr, psnr
-from ..evaluation.peers import PeerUnavailable
 from ..evaluation.peers.standard import AVIF, JPEG, WebP
 from ..files import write_file
 from ..metadata import picture_metadata, save_picture
 from ..referring.demands import Demand
-from .limits import KEEP_SECONDS, MAX_RETURNED_PIXELS, REFINEMENT_STEPS
+from .limits import KEEP_SECONDS, MAX_RETURNED_PIXELS, REFINEMENT_STEPS, SWEEP_SECONDS
 
 
 GLOBAL_MODE = "RSIC, global mode"
-STANDARD_CODECS = {"JPEG": JPEG, "WebP": WebP, "AVIF": AVIF}
+STANDARD_CODECS = {kind.name: kind for kind in (JPEG, WebP, AVIF) if kind.is_available()}
 COMPARISONS = (GLOBAL_MODE, *STANDARD_CODECS)
 PART_NAMES = {
     "header": "header and checksum",
@@ -93,6 +95,54 @@ class Settings:
     comparisons: list[str] = field(default_factory=list)
 
 
+class Results:
+    """Where the results of a page lie, each in a folder of its own, until they are old or the process ends."""
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="rsic-app-")
+
+    def new_folder(self) -> Path:
+        new = Path(self.folder.name) / uuid.uuid4().hex
+        new.mkdir()
+        return new
+
+    def remove_old(self) -> None:
+        """Remove the folders that have lain for `KEEP_SECONDS`."""
+        for old in Path(self.folder.name).iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - old.stat().st_mtime > KEEP_SECONDS:
+                    rmtree(old, ignore_errors=True)
+
+    def keep_clean(self) -> None:
+        """Remove old results every few minutes, in a thread that ends with the process."""
+
+        def sweep():
+            while True:
+                time.sleep(SWEEP_SECONDS)
+                with suppress(OSError):
+                    self.remove_old()
+
+        threading.Thread(target=sweep, daemon=True).start()
+
+
+@contextmanager
+def warnings_told():
+    """Collect what the package warns of in this thread, as a list of sentences that is filled meanwhile."""
+    told, thread = [], threading.get_ident()
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            if record.thread == thread:
+                told.append(record.getMessage())
+
+    logger, collector = logging.getLogger("rsic_diffusers"), Collector(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(collector)
+
+
 def encode(encoder, decoder, photo: Image.Image, demands: list[Demand], settings: Settings, folder, report: Report):
     """Encode a photo, decode it again, and compare.
 
@@ -101,7 +151,7 @@ def encode(encoder, decoder, photo: Image.Image, demands: list[Demand], settings
         photo (`PIL.Image.Image`): Upright RGB.
         demands (`list[Demand]`): What must stay faithful, in pixels of the photo; none for global mode.
         settings (`Settings`)
-        folder (`Path`): Where results go, in a new folder of their own.
+        folder (`Path`): Where the results go.
         report (`Callable`): Progress.
 
     Returns:
@@ -112,38 +162,41 @@ def encode(encoder, decoder, photo: Image.Image, demands: list[Demand], settings
     """
     report(0, "Encoding the photo")
     start = time.perf_counter()
-    encoded = encoder(
-        photo,
-        caption=settings.caption,
-        referring=demands or None,
-        weight=settings.weight,
-        background=settings.background if demands else None,
-        target_bytes=settings.target_bytes,
-        refinement_steps=REFINEMENT_STEPS if settings.refines else 0,
-    )
+    with warnings_told() as told:
+        encoded = encoder(
+            photo,
+            caption=settings.caption,
+            referring=demands or None,
+            weight=settings.weight,
+            background=settings.background if demands else None,
+            target_bytes=settings.target_bytes,
+            refinement_steps=REFINEMENT_STEPS if settings.refines else 0,
+        )
     seconds = time.perf_counter() - start
-    result, picture, region = _decode(decoder, encoded.bitstream, new_folder(folder), report)
+    result, picture, region = _decode(decoder, encoded.bitstream, folder, report)
     result.original = result.decoded.with_name("original.webp")
     save_picture(photo, result.original)
     result.file = result.decoded.with_name("photo.rsic")
     write_file(result.file, encoded.bitstream)
     result.bar = bytes_bar(encoded.breakdown)
-    result.summary = "\n\n".join(
-        [
-            f"**{len(encoded.bitstream)} bytes**, {encoded.bpp:.4f} bits per pixel ({photo.width} x {photo.height}).",
-            _quality(picture, photo, region) + ".",
-            f"Encoded in {seconds:.1f} s. {result.summary}",
-        ]
-    )
+    summary = [
+        f"**{len(encoded.bitstream)} bytes**, {encoded.bpp:.4f} bits per pixel ({photo.width} x {photo.height}).",
+        _quality(picture, photo, region) + ".",
+        f"Encoded in {seconds:.1f} s. {result.summary}",
+    ]
     for i, name in enumerate(settings.comparisons):
         report(0.8 + 0.2 * i / len(settings.comparisons), f"Comparing with {name}")
-        result.comparisons.append(_compare(name, encoder, decoder, photo, encoded, region, result.decoded.parent))
+        try:
+            result.comparisons.append(_compare(name, encoder, decoder, photo, encoded, region, folder))
+        except ValueError as error:  # the file and its picture are there all the same
+            told.append(f"No comparison with {name}: {error}")
+    result.summary = "\n\n".join(summary + [f"Note: {html.escape(sentence)}" for sentence in told])
     return result
 
 
 def decode(decoder, data: bytes, folder, report: Report) -> Result:
     """Decode the bytes of a file whose size was checked; see `encode`."""
-    result, picture, _ = _decode(decoder, data, new_folder(folder), report)
+    result, picture, _ = _decode(decoder, data, folder, report)
     bpp = 8 * len(data) / (picture.width * picture.height)
     result.summary = (
         f"**{len(data)} bytes**, {bpp:.4f} bits per pixel ({picture.width} x {picture.height}).\n\n{result.summary}"
@@ -188,10 +241,7 @@ def _compare(name, encoder, decoder, photo, encoded, region, folder) -> tuple[st
         other = encode_at_size(encoder, photo, size, caption=encoded.caption)
         picture, label = decoder(other.bitstream).images[0], f"{name}: {len(other.bitstream)} bytes"
     else:
-        try:
-            peer = STANDARD_CODECS[name]()(photo, size)
-        except PeerUnavailable as error:
-            raise ValueError(str(error)) from None
+        peer = STANDARD_CODECS[name]()(photo, size)
         picture, label = peer.image, f"{name}{'' if peer.fits else ', its smallest file'}: {peer.num_bytes} bytes"
     save_picture(picture, path)
     return str(path), f"{label}. {_quality(picture, photo, region)}"
@@ -220,14 +270,3 @@ def bytes_bar(breakdown: dict[str, int]) -> str:
         f'<div class="rsic-bytes"><p>Bytes by part, {total} in all</p>'
         f'<div class="rsic-bar" aria-hidden="true">{"".join(bar)}</div><ul>{"".join(legend)}</ul></div>'
     )
-
-
-def new_folder(folder: Path) -> Path:
-    """A new folder for one result; those that have lain long enough are removed."""
-    for old in folder.iterdir():
-        with suppress(FileNotFoundError):  # another visitor's result may be removing it too
-            if time.time() - old.stat().st_mtime > KEEP_SECONDS:
-                rmtree(old, ignore_errors=True)
-    new = folder / uuid.uuid4().hex
-    new.mkdir()
-    return new

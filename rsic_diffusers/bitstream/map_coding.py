@@ -117,6 +117,8 @@ def _decode_patches(data: bytes, levels: int, rows: int, columns: int) -> np.nda
 def _encode_slopes(cells: np.ndarray, levels: int, raw_length: int) -> bytes | None:
     """Arithmetic coding in whole numbers of any length: all but the last byte's rest is used, where rANS would lose
     two bytes to begin with at weights as fine as these. None if the first byte cannot say so many bytes."""
+    if raw_length >= 256:
+        return None
     model = SlopeModel(levels, cells.shape[1])
     low, width, scale = 0, 1, 1  # the interval from low / scale to (low + width) / scale
     for level in cells.ravel().tolist():

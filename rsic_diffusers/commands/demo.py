@@ -51,7 +51,7 @@ class DemoCommand(BaseRSICCommand):
             boxes = boxes or [(image.width / 4, image.height / 4, image.width * 3 / 4, image.height * 3 / 4)]
         else:
             image = open_image(example_path())
-            caption, boxes = caption or CAPTION, boxes or [BOX]
+            caption, boxes = CAPTION if caption is None else caption, boxes or [BOX]
         encoder, decoder = load_pipeline("RSICEncoderPipeline", args), load_pipeline("RSICDecoderPipeline", args)
         decoder.default_settings(args.preset)  # a wrong name is refused before anything is encoded
         decoder.set_progress_bar_config(disable=False)

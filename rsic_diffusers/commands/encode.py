@@ -282,13 +282,17 @@ def _encode_folder(args, asked: dict, listed: dict) -> int:
             figures.append({"bytes": len(out.bitstream), "bpp": round(out.bpp, 5), "breakdown": out.breakdown})
         return figures
 
+    from ..pipelines.model_version import model_version
+
+    version = model_version(encoder)
+
     def settings_of(path):
         model = {name: getattr(args, name) for name in ("model", "base_model", "variant", "revision", "dtype")}
-        models = {name: getattr(args, name) for name in ("captioner", "referring_model")}
+        helpers = {name: getattr(args, name) for name in ("captioner", "referring_model")}
         return {
             **model,
-            **models,
-            "codec": encoder.hsvlc.fingerprint.hex(),
+            **{name: given and [given, file_identity(given)] for name, given in helpers.items()},
+            "version": version,
             **_without_paths(_asked_of(names[path], asked, listed)),
             "photo": file_identity(path),
         }

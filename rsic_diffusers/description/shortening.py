@@ -10,6 +10,9 @@ STOP = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")
 # A full stop after a title or an initial ends no sentence.
 ABBREVIATION = re.compile(r"(?:^|[\s(\"'“‘])(?:[A-Z]|Dr|Mr|Mrs|Ms|Mt|No|Prof|St|vs)\.$")
 BREAK = re.compile(r"[,;:](?=\s)|\s[—–-]+(?=\s)|[—–]|\s\(|[，、；：]")
+# Thai, kana, CJK and their compatibility forms, a mark on a letter (a Thai vowel) going with it.
+UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"[{UNSPACED}][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*|[^\s{UNSPACED}]+")
 HANGING = " ,;:—–-([\"'“‘，、；："
 
 
@@ -30,8 +33,11 @@ def clause_ends(text: str) -> list[int]:
 
 
 def word_ends(text: str) -> list[int]:
-    """Positions where words end, before any mark that would be left hanging: after "sea" in "sea, and"."""
-    return [word.start() + len(word.group().rstrip(HANGING)) for word in re.finditer(r"\S+", text)]
+    """Positions where words end, before any mark that would be left hanging: after "sea" in "sea, and".
+
+    Chinese, Japanese and Thai are written without spaces; there a word may end after each character.
+    """
+    return [word.start() + len(word.group().rstrip(HANGING)) for word in WORD.finditer(text)]
 
 
 def longest_prefix(text: str, ends: list[int], fits: Callable[[str], bool] = lambda prefix: True) -> str:

@@ -106,7 +106,7 @@ def find_photos(
 
 def _read_list(path: Path) -> list:
     try:
-        entries = json.loads(path.read_text("utf-8"))
+        entries = json.loads(path.read_text("utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}).") from None
     if not isinstance(entries, list):

@@ -170,7 +170,11 @@ class EvaluationPlan:
     def entries(self) -> list[dict]:
         """The figures of every photo by every row; those that failed left out."""
         entries = [self.ledger.get(photo.name, *row) for row in self.rows() for photo in self.photos]
-        return [{key: entry[key] for key in entry if key != "failed_metrics"} for entry in entries if entry]
+        return [
+            {key: entry[key] for key in entry if key not in ("failed_metrics", "measured_against")}
+            for entry in entries
+            if entry
+        ]
 
     def failures(self) -> list[str]:
         """What went wrong in this run's rows and their files, a sentence each."""

@@ -17,6 +17,7 @@ from PIL import Image
 from ..bitstream import Bitstream
 from ..files import write_file
 from ..images import open_image
+from ..metadata import save_picture
 from ..referring.map_image import map_image
 from .methods import VAE_ALONE
 from .metrics import PICTURE_METRICS, SET_METRICS
@@ -177,7 +178,7 @@ def write_report(evaluation, sets: list[dict], num_sheets: int) -> None:
         sheet = make_photo_sheet(evaluation, photo, [row for row in main_rows if row["photo"] == photo.name])
         path = output / "sheets" / f"{photo.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
+        save_picture(sheet, path)
 
 
 def _about(evaluation) -> dict:

@@ -7,7 +7,6 @@ A photo goes through `encode` (to real files), `decode` (by a pipeline that know
 import hashlib
 import json
 import math
-import shutil
 import sys
 import time
 from contextlib import contextmanager
@@ -19,7 +18,9 @@ from tqdm import tqdm
 
 from .. import HSVLC, RSICDecoderPipeline, RSICEncoderPipeline
 from ..bitstream import Bitstream
+from ..files import write_file
 from ..images import open_image
+from ..metadata import save_picture
 from ..pipelines.latents import decode_latents, encode_image, resize
 from ..pipelines.model_version import model_version
 from ..referring.heat_maps import load_referring_model
@@ -48,24 +49,29 @@ class Evaluation(EvaluationPlan):
         single = self._with_single_layer(encoder)
         for photo, (encoding, weight) in self._jobs("Encoding", dict.fromkeys(wanted)):
             codec_encoder = single if encoding == "without HSVLC" else encoder
-            settings = {
-                "model": self.model,
-                "codec": codec_encoder.hsvlc.fingerprint.hex(),
-                "dtype": str(self.dtype),
-                "max_side": self.max_side,
-                "refinement_steps": self.refinement_steps,
-                "referring_model": self.referring_model,
-                "photo": [photo.checksum(), photo.caption, photo.phrase, photo.box],
-                "background": self.background,
-            }
-            if encoding == "global" and self.has_regions:
-                settings["num_bytes"] = self._made_file(photo, "referring", weight).get("bytes")
-            elif encoding in ("referring", "global") and self.at_size_of:
-                settings["num_bytes"] = self.peers[self.at_size_of].size_of(photo.name)
-            work = partial(self._make_file, codec_encoder, photo, encoding, weight, settings.get("num_bytes"))
+            settings = partial(self._encoder_settings, codec_encoder, photo, encoding, weight)
+            work = partial(self._make_file, codec_encoder, photo, encoding, weight)
             self._once(photo, f"file, {encoding}", weight, settings, self.file(photo, encoding, weight), work)
 
-    def _make_file(self, encoder, photo, encoding, weight, num_bytes, path) -> dict:
+    def _encoder_settings(self, encoder, photo, encoding, weight) -> dict:
+        settings = {
+            "model": self.model,
+            "version": model_version(encoder),
+            "dtype": str(self.dtype),
+            "max_side": self.max_side,
+            "refinement_steps": self.refinement_steps,
+            "referring_model": self.referring_model,
+            "photo": [photo.checksum(), photo.caption, photo.phrase, photo.box],
+            "background": self.background,
+        }
+        if encoding == "global" and self.has_regions:
+            settings["num_bytes"] = self._made_file(photo, "referring", weight).get("bytes")
+        elif encoding in ("referring", "global") and self.at_size_of:
+            settings["num_bytes"] = self.peers[self.at_size_of].size_of(photo.name)
+        return settings
+
+    def _make_file(self, encoder, photo, encoding, weight, path, settings) -> dict:
+        num_bytes = settings.get("num_bytes")
         if encoding == "global" and self.has_regions and num_bytes is None:
             raise ValueError("The file of referring mode, whose size it takes, was not made.")
         image = photo.open()
@@ -101,37 +107,44 @@ class Evaluation(EvaluationPlan):
         }
         wanted = [(method, weight) for method in self.methods for weight in self.weights_of(method)]
         for photo, (method, weight) in self._jobs("Decoding", wanted):
-            made = self._made_file(photo, method.encoding, weight)
-            file = self.file(photo, method.encoding, weight)
-            settings = shared | decoder.default_settings(method.decoding.get("preset")) | method.decoding
-            # No CRC-32: that of a file that ends in its own has few values.
-            digest = hashlib.sha256(file.read_bytes()).hexdigest() if made else None
-            settings |= {"preset": None, "file": digest}
+            sampler = decoder.default_settings(method.decoding.get("preset")) | method.decoding
+            settings = partial(self._decoder_settings, photo, method, weight, shared | sampler)
             codec_decoder = single if method.encoding == "without HSVLC" else decoder
-            work = partial(self._make_picture, codec_decoder, photo, weight, file, made, method.decoding, settings)
+            work = partial(self._make_picture, codec_decoder, photo, method, weight)
             self._once(photo, method.name, weight, settings, self.picture(photo, method.name, weight), work)
 
+        shown = {"model": shared["model"], "dtype": shared["dtype"], "max_side": self.max_side}
         for photo, (name, weight) in self._jobs("VAE alone", [(VAE_ALONE, self.weights[0])]):
-            settings = {"model": shared["model"], "dtype": shared["dtype"], "max_side": self.max_side}
-            settings["photo"] = photo.checksum()
-            encoding = self.methods[0].encoding
-            file = self._made_file(photo, encoding, weight) and self.file(photo, encoding, weight)
-            work = partial(self._make_vae_picture, decoder.vae, photo, file)
+            settings = partial(self._vae_settings, photo, shown)
+            work = partial(self._make_vae_picture, decoder.vae, photo, weight)
             self._once(photo, name, weight, settings, self.picture(photo, name, weight), work)
 
+    def _decoder_settings(self, photo, method, weight, shared) -> dict:
+        file = self.file(photo, method.encoding, weight)
+        made = self._made_file(photo, method.encoding, weight)
+        # No CRC-32: that of a file that ends in its own has few values.
+        digest = hashlib.sha256(file.read_bytes()).hexdigest() if made else None
+        return {**shared, "preset": None, "file": digest}
+
+    def _vae_settings(self, photo, shared) -> dict:
+        return {**shared, "photo": photo.checksum()}
+
     @torch.no_grad()
-    def _make_vae_picture(self, vae, photo, file, path) -> dict:
-        """What the VAE makes of the photo's own latents, at the size at which `file` codes it."""
-        if not file:
+    def _make_vae_picture(self, vae, photo, weight, path, settings) -> dict:
+        """What the VAE makes of the photo's own latents, at the size at which the first method's file codes it."""
+        encoding = self.methods[0].encoding
+        if not self._made_file(photo, encoding, weight):
             raise ValueError("There is no file whose size it could take.")
+        file = self.file(photo, encoding, weight)
         pixels = VaeImageProcessor(do_resize=False).preprocess(photo.open())  # (1, 3, H, W) in [-1, 1]
         size, coded_size = pixels.shape[-2:], Bitstream.read(file).coded_size
         latents = encode_image(vae, resize(pixels, coded_size).to(vae.device, vae.dtype))  # (1, 4, h, w)
         picture = resize(decode_latents(vae, latents, coded_size), size)
-        VaeImageProcessor().postprocess(picture.float().cpu())[0].save(path)
+        save_picture(VaeImageProcessor().postprocess(picture.float().cpu())[0], path)
         return {}
 
-    def _make_picture(self, decoder, photo, weight, file, made, arguments, settings, path) -> dict:
+    def _make_picture(self, decoder, photo, method, weight, path, settings) -> dict:
+        made = self._made_file(photo, method.encoding, weight)
         if not made:
             raise ValueError("Its file was not made.")
         figures = {name: made[name] for name in ENCODER_FIGURES if name in made}
@@ -139,14 +152,14 @@ class Evaluation(EvaluationPlan):
             same = self.ledger.get(photo.name, other.name, weight, settings)
             picture = self.picture(photo, other.name, weight)
             if same and picture.exists():
-                shutil.copy(picture, path)
+                write_file(path, picture.read_bytes())
                 return figures | {name: same[name] for name in DECODER_FIGURES}
         generator = None if self.seed is None else torch.Generator("cpu").manual_seed(self.seed)
         with watch_memory(decoder.device) as peak:
             start = time.perf_counter()
-            result = decoder(file, generator=generator, **arguments)
+            result = decoder(self.file(photo, method.encoding, weight), generator=generator, **method.decoding)
             seconds = time.perf_counter() - start
-        result.images[0].save(path)
+        save_picture(result.images[0], path)
         return figures | {
             "decode_seconds": seconds,
             "unet_evaluations": result.num_unet_evaluations,
@@ -156,20 +169,25 @@ class Evaluation(EvaluationPlan):
     def code_by_peers(self) -> None:
         """Other codecs, at the bytes of the first method's files."""
         for photo, (name, weight) in self._jobs("Other codecs", [row for row in self.rows() if row[0] in self.peers]):
-            num_bytes = self._made_file(photo, self.methods[0].encoding, weight).get("bytes")
-            peer = self.peers[name]
-            settings = {"num_bytes": num_bytes, "photo": photo.checksum()}
-            if name in dict(self.external):
-                settings["folder"] = [str(peer.folder), peer.digest(photo.name)]
-            work = partial(self._make_peer_picture, peer, photo, num_bytes)
+            settings = partial(self._peer_settings, photo, name, weight)
+            work = partial(self._make_peer_picture, self.peers[name], photo)
             self._once(photo, name, weight, settings, self.picture(photo, name, weight), work)
 
-    def _make_peer_picture(self, peer, photo, num_bytes, path) -> dict:
+    def _peer_settings(self, photo, name, weight) -> dict:
+        num_bytes = self._made_file(photo, self.methods[0].encoding, weight).get("bytes")
+        settings = {"num_bytes": num_bytes, "photo": photo.checksum()}
+        if name in dict(self.external):
+            peer = self.peers[name]
+            settings["folder"] = [str(peer.folder), peer.digest(photo.name)]
+        return settings
+
+    def _make_peer_picture(self, peer, photo, path, settings) -> dict:
+        num_bytes = settings["num_bytes"]
         if num_bytes is None:
             raise ValueError("There is no file whose bytes it could take.")
         image = photo.open()
         result = peer(image, num_bytes, name=photo.name)
-        result.image.save(path)
+        save_picture(result.image, path)
         return {
             "bytes": result.num_bytes,
             "bpp": 8 * result.num_bytes / (image.width * image.height),
@@ -180,15 +198,19 @@ class Evaluation(EvaluationPlan):
         }
 
     def measure_pictures(self) -> None:
-        """Pictures to figures; those that an earlier run measured stay. What does not apply, or is not finite (PSNR of
-        equal pictures), is None."""
+        """Pictures to figures; those that an earlier run measured stay, if the photo, its region and its caption are
+        the same. What does not apply, or is not finite (PSNR of equal pictures), is None."""
         for photo, (name, weight) in self._jobs("Measuring", self.rows()):
             entry = self.ledger.get(photo.name, name, weight)
-            missing = [metric for metric in self.picture_metrics if metric not in entry]
-            if not entry or not missing:
+            if not entry:
                 continue
             figures, failed = {}, {}
             with self._noting_failure(photo, name, weight, entry["settings"]):
+                against = json.loads(json.dumps([photo.checksum(), photo.box, photo.caption]))
+                measured = entry if entry.get("measured_against") == against else {}
+                missing = [metric for metric in self.picture_metrics if metric not in measured]
+                if not missing:
+                    continue
                 image = photo.open()
                 picture, region = open_image(self.picture(photo, name, weight)), photo.region(image.size)
                 for metric in missing:
@@ -196,7 +218,8 @@ class Evaluation(EvaluationPlan):
                         figures[metric] = self._figure(metric, picture, image, region, photo.caption)
                     except Exception as error:  # the picture and its other figures stay; the next run tries this again
                         failed[metric] = self._message(error, f"{photo.name}, {name}, {metric}")
-                self.ledger.add(photo.name, name, weight, entry["settings"], **figures, failed_metrics=failed)
+                figures |= {"measured_against": against, "failed_metrics": failed}
+                self.ledger.add(photo.name, name, weight, entry["settings"], **figures)
 
     def _figure(self, metric, picture, image, region, caption) -> float | None:
         kind = PICTURE_METRICS[metric]
@@ -238,13 +261,19 @@ class Evaluation(EvaluationPlan):
         return tqdm(jobs, desc=title, disable=not self.share.is_main_process)
 
     def _once(self, photo, name, weight, settings, path, work) -> None:
-        """Do a piece of work that makes `path`, unless it was done before with these settings."""
-        settings = json.loads(json.dumps(settings))
-        if path.exists() and self.ledger.get(photo.name, name, weight, settings):
-            return
-        with self._noting_failure(photo, name, weight, settings):
+        """Do a piece of work that makes `path`, unless it was done before with these settings.
+
+        Args:
+            settings (`Callable`): `settings()` gives all that decides what is made, as JSON can hold it.
+            work (`Callable`): `work(path, settings)` writes the file and returns figures.
+        """
+        known = {}
+        with self._noting_failure(photo, name, weight, known):
+            known |= json.loads(json.dumps(settings()))
+            if path.exists() and self.ledger.get(photo.name, name, weight, known):
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.ledger.add(photo.name, name, weight, settings, **work(path))
+            self.ledger.add(photo.name, name, weight, known, **work(path, known))
 
     def _made_file(self, photo, encoding, weight) -> dict:
         """Figures of a file, {} if making it failed."""

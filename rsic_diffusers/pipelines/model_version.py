@@ -3,11 +3,15 @@
 import zlib
 
 
-def model_version(decoder) -> list:
-    """Of a decoder's codec, UNet and VAE, as JSON can hold it: another one where any of them was trained on.
+def model_version(pipeline) -> list:
+    """Of a pipeline's codec and of the networks beside it, as JSON can hold it: another one where any was trained on.
 
-    Further training changes every weight, so one of the UNet's and one of the VAE's stand for all.
+    Further training changes every weight, so one of each network stands for all: of a decoder's UNet and VAE, and of
+    the encoding half of an encoder's VAE.
     """
-    some_weights = [decoder.unet.conv_out.weight, list(decoder.vae.parameters())[-1]]
+    if "unet" in pipeline.components:
+        some_weights = [pipeline.unet.conv_out.weight, list(pipeline.vae.parameters())[-1]]
+    else:
+        some_weights = [next(pipeline.vae.encoder.parameters())]
     checksums = [zlib.crc32(weight.detach().float().cpu().numpy()) for weight in some_weights]
-    return [decoder.hsvlc.fingerprint.hex(), *checksums]
+    return [pipeline.hsvlc.fingerprint.hex(), *checksums]

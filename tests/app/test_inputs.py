@@ -1,5 +1,6 @@
 """What visitors give, before any pipeline sees it."""
 
+import gc
 import os
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.app.inputs import collect, painted_mask, read_file, read_photo, typed_boxes
-from rsic_diffusers.app.work import bytes_bar, new_folder
+from rsic_diffusers.app.work import Results, bytes_bar
 from rsic_diffusers.bitstream import Bitstream
 from rsic_diffusers.bitstream.weight_map import WeightMap
 
@@ -57,15 +58,21 @@ def test_marks_become_demands_with_their_weights():
     assert painted_mask({"layers": [Image.new("RGBA", (40, 30))]}, (80, 60)) is None
     with pytest.raises(ValueError, match="'1,2,3' is no box"):
         typed_boxes("1,2,3", 0.5)
+    # A photo that the page works on at half its size.
+    assert [demand.box for demand in typed_boxes("10,20,30,40", 0.5, 0.5)] == [(5, 10, 15, 20)]
     with pytest.raises(ValueError, match="more than 6"):
         collect(None, [], "0,0,9,9\n" * 7, None, 0.5, "", 0.5, (80, 60))
 
 
-def test_old_results_are_removed(tmp_path):
-    old, young = new_folder(tmp_path), new_folder(tmp_path)
+def test_old_results_are_removed():
+    results = Results()
+    old, young = results.new_folder(), results.new_folder()
     os.utime(old, (0, 0))
-    new_folder(tmp_path)
+    results.remove_old()
     assert not old.exists() and young.exists()
+    del results
+    gc.collect()
+    assert not young.exists()  # as when the page's process ends
 
 
 def test_the_bar_shows_each_part():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsic_diffusers.app.inputs import read_photo
 from rsic_diffusers.app.limits import MAX_BOXES
 
 
@@ -20,15 +21,21 @@ def visit(page_address):
     return lambda: Client(page_address, verbose=False, analytics_enabled=False)
 
 
+def values_of(
+    photo, typed="", caption=CAPTION, has_budget=False, budget=600, comparisons=(), weight=0.86, background=0.29
+):
+    """Those of the page's controls, in their order."""
+    values = [photo, None, typed, None, 0.86, "", caption, weight, background]
+    return [*values, has_budget, budget, False, list(comparisons), *[0.86] * MAX_BOXES]
+
+
 @pytest.fixture
 def call(visit):
     """Use a part of the page as a new visitor; what is not given is as the page has it."""
     from gradio_client import handle_file
 
-    def encode(photo, typed="", caption=CAPTION, budget=None, comparisons=(), weight=0.86, background=0.29):
-        values = [photo and handle_file(photo), None, typed, None, 0.86, "", caption, weight, background]
-        values += [budget is not None, budget or 600, False, list(comparisons), *[0.86] * MAX_BOXES]
-        return visit().predict(*values, api_name="/encode")
+    def encode(photo, **asked):
+        return visit().predict(*values_of(photo and handle_file(photo), **asked), api_name="/encode")
 
     def decode(file):
         return visit().predict(file and handle_file(file), api_name="/decode")
@@ -109,7 +116,8 @@ def test_everything_that_goes_wrong_is_a_sentence(call, photo_path, tmp_path):
         (lambda: call["encode"](photo_path, typed="50,50,50,90"), "is empty or inverted"),
         (lambda: call["encode"](photo_path, typed="50,50,900,90"), "reaches outside the picture"),
         (lambda: call["encode"](photo_path, typed="all of it"), "is no box"),
-        (lambda: call["encode"](photo_path, budget=20), "the budget is 20"),
+        (lambda: call["encode"](photo_path, has_budget=True, budget=20), "the budget is 20"),
+        (lambda: call["encode"](photo_path, has_budget=True, budget=None), "The budget is empty"),
         (lambda: call["decode"](damaged), "checksum"),
         (lambda: call["decode"](text), "not an .rsic file"),
         (lambda: call["decode"](None), "There is no file yet"),
@@ -119,31 +127,32 @@ def test_everything_that_goes_wrong_is_a_sentence(call, photo_path, tmp_path):
             action()
         message = str(caught.value)
         assert sentence in message and "Traceback" not in message and "/tmp" not in message, message
-    shown, _ = call["show"](photo_path)  # the server lives
+    shown, *_ = call["show"](photo_path)  # the server lives
     assert Image.open(path_of(shown["image"])).size == (203, 165)
 
 
-def test_a_visitor_who_leaves(visit, call, photo_path):
+def test_a_visitor_who_leaves(visit, call, encoder, small_photo, photo_path):
     """Work that nobody waits for any more keeps no other visitor out."""
     from gradio_client import handle_file
 
     client = visit()
-    values = [
-        handle_file(photo_path),
-        None,
-        "",
-        None,
-        0.86,
-        "",
-        "",
-        0.3,
-        0,
-        False,
-        600,
-        False,
-        [],
-        *[0.86] * MAX_BOXES,
-    ]
-    client.submit(*values, api_name="/encode")
+    client.submit(*values_of(handle_file(photo_path), weight=0.3), api_name="/encode")
     client.close()
-    assert path_of(call["encode"](photo_path, weight=0.3)[4]).stat().st_size > 0
+    data = path_of(call["encode"](photo_path, weight=0.3)[4]).read_bytes()
+    assert data == encoder(small_photo, caption=CAPTION, weight=0.3).bitstream
+
+
+def test_what_the_encoder_warns_of_is_told(call, photo_path):
+    summary = call["encode"](photo_path, weight=1.0, has_budget=True, budget=9999)[2]
+    assert "Note: All of the photo is at M = 1" in summary
+
+
+def test_boxes_are_typed_in_pixels_of_the_photo(call, encoder, small_photo, tmp_path):
+    """Of one that the page works on at a smaller size."""
+    path = tmp_path / "large.png"
+    small_photo.resize((2030, 1650)).save(path)
+    file = call["encode"](path, typed="200,300,1200,1500")[4]
+    reduced = read_photo(path)
+    box = tuple(reduced.width / 2030 * corner for corner in (200, 300, 1200, 1500))
+    expected = encoder(reduced, caption=CAPTION, referring={"box": box, "weight": 0.86})
+    assert reduced.width == 1536 and path_of(file).read_bytes() == expected.bitstream

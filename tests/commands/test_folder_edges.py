@@ -122,6 +122,16 @@ def test_a_link_to_nothing_among_the_outputs_fails_before_the_work(photos, tmp_p
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_folder_that_cannot_be_made_fails_alone(tmp_path):
+    for name in ("photos/holiday/a.txt", "photos/z.txt", "out/holiday"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    jobs = plan(tmp_path / "photos", tmp_path / "out", [".txt"], ".copy")
+    counts = run(jobs, copy, tmp_path / "out", "Copying")
+    assert (counts["done"], counts["failed"]) == (1, 1)
+    assert (tmp_path / "out" / "z.copy").read_text() == "photos/z.txt"
+
+
 def test_what_a_killed_run_left_is_removed(photos, tmp_path):
     """A process is killed while it writes; the next run removes its file, and none of a living process."""
     output = tmp_path / "out"

@@ -14,13 +14,6 @@ from rsic_diffusers.commands.loading import find_device
 from rsic_diffusers.commands.rsic_cli import main
 
 
-@pytest.fixture
-def photo_file(small_photo, tmp_path):
-    path = tmp_path / "photo.png"
-    small_photo.save(path)
-    return path
-
-
 def rsic(*arguments):
     return main([str(argument) for argument in arguments])
 

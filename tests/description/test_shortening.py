@@ -42,6 +42,21 @@ def test_where_sentences_clauses_and_words_end():
 
 
 @pytest.mark.parametrize(
+    "text, shorter",
+    [
+        ("一只黑色的狗在绿色的草地上奔跑，旁边有一个孩子", "一只黑色的狗在绿色的草地上奔"),
+        ("黒い犬が緑の芝生の上を走っている様子", "黒い犬が緑の芝生の上を走って"),
+        ("สุนัขสีดำกำลังวิ่งอยู่บนสนามหญ้า", "สุนัขสีดำกำลัง"),  # no vowel without its letter
+    ],
+)
+def test_languages_without_spaces_are_cut_too(text, shorter):
+    def fits(caption):
+        return len(caption.encode()) <= 42
+
+    assert cut_sentences(text, fits) == "" and cut_within_sentence(text, fits) == shorter
+
+
+@pytest.mark.parametrize(
     "number, sentences, within",
     [
         (500, SENTENCES, None),

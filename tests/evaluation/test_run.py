@@ -169,6 +169,23 @@ def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo
     assert refined == encoder(Image.open(folder / "a.png"), weight=1, refinement_steps=2).bitstream != data
 
 
+def test_another_region_or_caption_is_measured_anew(tmp_path, photo):
+    """Also where the picture stays as it is: that of the VAE alone, and those of other codecs."""
+    folder = make_folder(tmp_path / "photos", photo)
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "f_psnr", "--codecs"]
+    command += ["--presets", "fast", "--limit", "1"]
+    assert main(command) == 0
+    entries = json.loads((folder / "annotations.json").read_text())
+    entries[0]["box"] = [0.5, 0.5, 1.0, 1.0]
+    (folder / "annotations.json").write_text(json.dumps(entries), "utf-8-sig")  # as Windows' editors write it
+    assert main(command) == 0
+    (row,) = (row for row in rows_of(tmp_path / "out") if row["method"] == "VAE alone")
+    original = np.asarray(Image.open(folder / "a.png"))
+    picture = np.asarray(Image.open(tmp_path / "out" / "pictures" / "VAE-alone-0.714" / "a.png.png"))
+    inside = np.s_[65:, 80:]
+    assert float(row["f_psnr"]) == pytest.approx(psnr(picture[inside], original[inside]), abs=1e-6)
+
+
 def test_no_file_of_an_earlier_run_stands_for_one_that_failed(tmp_path, photo):
     photos = find_photos(make_folder(tmp_path / "photos", photo), limit=1)
     Evaluation(photos, tmp_path / "out", codecs=[], metrics=["psnr"]).encode()

@@ -100,10 +100,10 @@ def _stem(name: str) -> str:
 
 
 def _read_json(path):
-    return json.loads(path.read_text("utf-8")).items()
+    return json.loads(path.read_text("utf-8-sig")).items()
 
 
 def _read_csv(path):
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if row]
     return rows[1:] if rows and rows[0] == ["file", "bytes"] else rows

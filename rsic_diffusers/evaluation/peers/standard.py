@@ -25,8 +25,12 @@ class PillowPeer(Peer):
     qualities: range
     options: dict = {}
 
+    @classmethod
+    def is_available(cls) -> bool:
+        return not cls.feature or bool(features.check(cls.feature))
+
     def __init__(self):
-        if self.feature and not features.check(self.feature):
+        if not self.is_available():
             raise PeerUnavailable(
                 f"This Pillow is built without {self.name}; install a wheel of Pillow 11.3 or later from PyPI."
             )
