@@ -15,8 +15,8 @@ MAX_IMAGE_PIXELS = 1 << 26  # the largest picture that an .rsic file can describ
 # What photos and masks come in. Pillow would also open EPS, for which it starts Ghostscript, and files of weather
 # stations and films.
 FORMATS = (
-    "JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "JPEG2000", "JXL", "GIF", "BMP", "DIB", "PPM", "TGA", "PCX",
-    "SGI", "QOI", "ICO", "DDS", "PSD",
+    "JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "JPEG2000", "JXL", "GIF", "BMP", "DIB", "PPM", "PCX", "SGI", "QOI",
+    "ICO", "DDS", "PSD", "TGA",  # TGA last: it has no mark of its own, and would take other files for its own
 )  # fmt: skip
 ROUNDING = 1e-3  # by which floats may leave [0, 1]
 # Pillow reads these only with the package pillow-heif. Folders are searched for them all the same, so that such photos
@@ -295,7 +295,8 @@ def upright_size(path) -> tuple[int, int] | None:
     try:
         with Image.open(path, formats=_formats()) as image:
             width, height = image.size
-            turned = _orientation(image) in (5, 6, 7, 8)  # the quarter turns of `TRANSPOSES`
+            # The quarter turns of `TRANSPOSES`; of a TIFF, Pillow gives the turned size by itself.
+            turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
     except Exception:  # Pillow's plugins raise all kinds
         return None
     return (width, height) if turned else (height, width)

@@ -14,7 +14,15 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 from rsic_diffusers import images
 from rsic_diffusers.bitstream.sizes import MAX_RETURNED_PIXELS
-from rsic_diffusers.images import ImageError, array_to_rgb, open_image, read_mask, readable_suffixes, to_rgb
+from rsic_diffusers.images import (
+    ImageError,
+    array_to_rgb,
+    open_image,
+    read_mask,
+    readable_suffixes,
+    to_rgb,
+    upright_size,
+)
 
 
 DISPLAY_P3 = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
@@ -269,6 +277,20 @@ def test_large_pictures_are_refused_before_they_are_decoded(width, height, messa
 
 def test_what_can_be_opened_can_be_in_a_file():
     assert images.MAX_IMAGE_PIXELS == MAX_RETURNED_PIXELS
+
+
+def test_the_size_of_a_turned_photo_is_that_of_its_upright_picture(small, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.jpg", "a.png", "a.webp", "a.tif"):
+        small.save(tmp_path / name, exif=exif)
+        assert upright_size(tmp_path / name) == open_image(tmp_path / name).size[::-1]
+
+
+def test_an_icon_is_no_targa(small):
+    buffer = io.BytesIO()
+    small.resize((128, 128)).save(buffer, "ICO", sizes=[(128, 128)], bitmap_format="bmp")
+    assert np.abs(np.asarray(open_image(buffer.getvalue()), int) - np.asarray(small.resize((128, 128)))).max() <= 1
 
 
 def test_programs_are_no_photos():

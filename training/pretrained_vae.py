@@ -27,7 +27,10 @@ def add_vae_arguments(parser):
 
 def public_name(source: str) -> str:
     """What a model card calls a checkpoint: a Hub id as it is, of a path on this machine the last part alone."""
-    return Path(source).stem if Path(source).exists() else source
+    path = Path(source)
+    if not path.exists():
+        return source
+    return path.stem if path.is_file() else path.resolve().name
 
 
 def load_vae(args):

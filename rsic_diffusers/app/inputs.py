@@ -10,6 +10,7 @@ from PIL import Image
 from ..bitstream import Bitstream, reduced_size
 from ..images import open_image, upright_size
 from ..referring.demands import Demand
+from ..referring.regions import clip_region
 from ..typed_numbers import parse_numbers
 from .limits import MAX_BOXES, MAX_CODED_PIXELS, MAX_PHOTO_PIXELS, MAX_UPLOAD_BYTES, WORK_SIDE
 
@@ -75,13 +76,8 @@ def drawn_boxes(annotated) -> list[tuple[float, float, float, float]]:
     return [tuple(float(box[side]) for side in ("xmin", "ymin", "xmax", "ymax")) for box in boxes]
 
 
-def typed_boxes(text: str, weight: float, scale: float = 1.0) -> list[Demand]:
-    """Boxes typed one a line, `x0,y0,x1,y1` or `x0,y0,x1,y1:weight`.
-
-    Args:
-        weight (`float`): For those without their own.
-        scale (`float`): The photo's width as the page works on it over its own, in whose pixels they are typed.
-    """
+def typed_boxes(text: str, weight: float) -> list[Demand]:
+    """Boxes typed one a line, `x0,y0,x1,y1` or `x0,y0,x1,y1:weight`; `weight` is for those without their own."""
     parse = parse_numbers(4)
     demands = []
     for line in (text or "").splitlines():
@@ -93,9 +89,19 @@ def typed_boxes(text: str, weight: float, scale: float = 1.0) -> list[Demand]:
             raise ValueError(
                 f"{line.strip()!r} is no box; give four numbers in pixels, such as 120,40,300,300, one box a line."
             ) from None
-        box = tuple(scale * corner for corner in corners)
-        demands.append(Demand(box=box, weight=weight if own is None else own))
+        demands.append(Demand(box=corners, weight=weight if own is None else own))
     return demands
+
+
+def scale_box(demand: Demand, photo_size: tuple[int, int], size: tuple[int, int]) -> Demand:
+    """A box in pixels of the photo as one in pixels of `size`, at which the page works; both are (width, height).
+
+    Raises:
+        ValueError: It lies outside the photo.
+    """
+    x0, y0, x1, y1 = clip_region(demand, *photo_size[::-1]).box
+    across, down = (side / whole for side, whole in zip(size, photo_size, strict=True))
+    return Demand(box=(across * x0, down * y0, across * x1, down * y1), weight=demand.weight)
 
 
 def painted_mask(editor, size: tuple[int, int]) -> np.ndarray | None:
@@ -112,12 +118,12 @@ def painted_mask(editor, size: tuple[int, int]) -> np.ndarray | None:
     return mask if mask.any() else None
 
 
-def collect(annotated, box_weights, typed, editor, paint_weight, phrase, weight, size, scale=1.0) -> list[Demand]:
+def collect(annotated, box_weights, typed, editor, paint_weight, phrase, weight, size, photo_size) -> list[Demand]:
     """Everything that a visitor marked, each with its weight.
 
     Args:
         size (`tuple[int, int]`): Width and height of the photo as the page works on it.
-        scale (`float`): Its width over that of the photo itself, in whose pixels boxes are typed.
+        photo_size (`tuple[int, int]`): Those of the photo itself, in whose pixels boxes are typed.
 
     Raises:
         ValueError: There are too many boxes, or one is malformed.
@@ -125,7 +131,7 @@ def collect(annotated, box_weights, typed, editor, paint_weight, phrase, weight,
     boxes = drawn_boxes(annotated)
     # There is a slider for each box that could be drawn.
     demands = [Demand(box=box, weight=own) for box, own in zip(boxes, box_weights, strict=False)]
-    demands += typed_boxes(typed, weight, scale)
+    demands += [scale_box(demand, photo_size, size) for demand in typed_boxes(typed, weight)]
     if len(boxes) > MAX_BOXES or len(demands) > MAX_BOXES:
         raise ValueError(f"There are more than {MAX_BOXES} boxes; remove some, or paint what matters.")
     mask = painted_mask(editor, size)

@@ -68,8 +68,8 @@ def build_page(encoder, decoder, model: str = "rsic-tiny") -> gr.Blocks:
 
 
 def guard_pillow() -> None:
-    """What our own reading of photos refuses, gradio's refuses too: it opens what visitors draw on by itself."""
-    Image.MAX_IMAGE_PIXELS = MAX_PHOTO_PIXELS // 2  # Pillow refuses what has more than twice as many
+    """Bounds for what gradio opens by itself, which is what visitors draw on."""
+    Image.MAX_IMAGE_PIXELS = MAX_PHOTO_PIXELS  # Pillow refuses what has more than twice as many
     EpsImagePlugin.gs_binary = False
 
 
@@ -154,10 +154,8 @@ def _encode_tab(encoder, decoder, results) -> None:
         *box_weights,
     ):
         picture = inputs.read_photo(photo)
-        scale = picture.width / inputs.photo_size(photo)[0]
-        demands = inputs.collect(
-            annotated, box_weights, typed, editor, paint_weight, phrase, weight, picture.size, scale
-        )
+        sizes = picture.size, inputs.photo_size(photo)
+        demands = inputs.collect(annotated, box_weights, typed, editor, paint_weight, phrase, weight, *sizes)
         if has_budget and budget is None:
             raise ValueError("The budget is empty; give a number of bytes, or keep to none.")
         # At its default the slider gives way to demands that would not stand out against it.

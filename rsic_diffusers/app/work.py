@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..bitstream import Bitstream
 from ..bitstream.weight_map import is_faithful
+from ..error_sentences import plain_sentence
 from ..evaluation.equal_size import encode_at_size
 from ..evaluation.metrics.pixel_metrics import f_psnr, psnr
 from ..evaluation.peers.standard import AVIF, JPEG, WebP
@@ -188,8 +189,8 @@ def encode(encoder, decoder, photo: Image.Image, demands: list[Demand], settings
         report(0.8 + 0.2 * i / len(settings.comparisons), f"Comparing with {name}")
         try:
             result.comparisons.append(_compare(name, encoder, decoder, photo, encoded, region, folder))
-        except ValueError as error:  # the file and its picture are there all the same
-            told.append(f"No comparison with {name}: {error}")
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:  # file and picture are there all the same
+            told.append(f"No comparison with {name}: {plain_sentence(error)}")
     result.summary = "\n\n".join(summary + [f"Note: {html.escape(sentence)}" for sentence in told])
     return result
 

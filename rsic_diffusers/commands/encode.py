@@ -261,6 +261,7 @@ def _encode_photo(args, asked: dict, listed: dict) -> int:
 
 def _encode_folder(args, asked: dict, listed: dict) -> int:
     from ..images import readable_suffixes
+    from ..pipelines.model_version import model_version
 
     folder, output = Path(args.photo), output_folder(args)
     jobs = plan(folder, output, readable_suffixes(), ".rsic")
@@ -281,8 +282,6 @@ def _encode_folder(args, asked: dict, listed: dict) -> int:
             out.save(target)
             figures.append({"bytes": len(out.bitstream), "bpp": round(out.bpp, 5), "breakdown": out.breakdown})
         return figures
-
-    from ..pipelines.model_version import model_version
 
     version = model_version(encoder)
 

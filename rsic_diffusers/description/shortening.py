@@ -10,10 +10,10 @@ STOP = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")
 # A full stop after a title or an initial ends no sentence.
 ABBREVIATION = re.compile(r"(?:^|[\s(\"'“‘])(?:[A-Z]|Dr|Mr|Mrs|Ms|Mt|No|Prof|St|vs)\.$")
 BREAK = re.compile(r"[,;:](?=\s)|\s[—–-]+(?=\s)|[—–]|\s\(|[，、；：]")
-# Thai, kana, CJK and their compatibility forms, a mark on a letter (a Thai vowel) going with it.
+# Thai, kana, CJK and their compatibility forms. Thai vowels and tones go with their letter, before it or after.
 UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-WORD = re.compile(rf"[{UNSPACED}][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*|[^\s{UNSPACED}]+")
-HANGING = " ,;:—–-([\"'“‘，、；："
+WORD = re.compile(rf"[\u0e40-\u0e44]?[{UNSPACED}][\u0e30-\u0e3a\u0e47-\u0e4e]*|[^\s{UNSPACED}]+")
+HANGING = " ,;:—–-([\"'“‘，、；：「『（【《〈"
 
 
 def sentence_ends(text: str) -> list[int]:

@@ -207,8 +207,9 @@ class Evaluation(EvaluationPlan):
             figures, failed = {}, {}
             with self._noting_failure(photo, name, weight, entry["settings"]):
                 against = json.loads(json.dumps([photo.checksum(), photo.box, photo.caption]))
-                measured = entry if entry.get("measured_against") == against else {}
-                missing = [metric for metric in self.picture_metrics if metric not in measured]
+                measured = entry.get("measured_against", {})
+                stale = [metric for metric in PICTURE_METRICS if measured.get(metric) != against]
+                missing = [metric for metric in self.picture_metrics if metric in stale]
                 if not missing:
                     continue
                 image = photo.open()
@@ -218,8 +219,11 @@ class Evaluation(EvaluationPlan):
                         figures[metric] = self._figure(metric, picture, image, region, photo.caption)
                     except Exception as error:  # the picture and its other figures stay; the next run tries this again
                         failed[metric] = self._message(error, f"{photo.name}, {name}, {metric}")
-                figures |= {"measured_against": against, "failed_metrics": failed}
-                self.ledger.add(photo.name, name, weight, entry["settings"], **figures)
+                # Others, of another region say, are no figures of this photo any more.
+                outdated = {metric: None for metric in stale if metric in entry and metric not in figures}
+                still = [metric for metric in measured if metric not in stale]
+                notes = {"measured_against": dict.fromkeys([*still, *figures], against), "failed_metrics": failed}
+                self.ledger.add(photo.name, name, weight, entry["settings"], **figures, **outdated, **notes)
 
     def _figure(self, metric, picture, image, region, caption) -> float | None:
         kind = PICTURE_METRICS[metric]

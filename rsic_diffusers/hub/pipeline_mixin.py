@@ -43,7 +43,7 @@ class FromPretrainedMixin:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # So that `DiffusionPipeline.from_pretrained` gets as far as our own check of what a thin repo lacks
-        # (`check_latent_space`), which says what to do.
+        # (`check_complete`), which says what to do.
         cls._optional_components = [*cls._optional_components, *BASE_COMPONENTS, "scheduler"]
 
     @classmethod

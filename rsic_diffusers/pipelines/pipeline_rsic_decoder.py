@@ -310,7 +310,7 @@ class RSICDecoderPipeline(
 
         Returns:
             z_hat_T of shape (B, 4, h, w), inverted from z_hat_0 (Algorithm 1, lines 2 to 4), or z_hat_0 itself; and
-            for each step z_hat_t for the target "noisy", z_hat_0 for others.
+            for each step z_hat_t for the target "noisy", z_hat_0 for others. No step follows an interrupted inversion.
         """
         latents, references = coded.latents, [coded.latents] * len(plan.timesteps)
         if not plan.inverts:
@@ -318,7 +318,7 @@ class RSICDecoderPipeline(
         trajectory = []
         for t in plan.timesteps.flip(0):
             if self.interrupt:
-                break
+                return coded.latents, []
             latents = scheduler.invert_step(predict(latents, t, omega), t, latents)
             trajectory.insert(0, latents)
             progress_bar.update()
@@ -523,7 +523,7 @@ class RSICDecoderPipeline(
 
             # 6. Guided, self-recurrent denoising (lines 6 to 11)
             steps_done = 0
-            for i, t in enumerate(plan.timesteps):
+            for i, (t, reference) in enumerate(zip(plan.timesteps, references, strict=False)):
                 if self.interrupt:
                     break
                 if noise is not None:
@@ -536,7 +536,7 @@ class RSICDecoderPipeline(
                             break
                         latents = scheduler.renoise(latents, t, generator)
                     noise_pred = predict(latents, t, omega)  # (B, 4, h, w)
-                    latents = scheduler.step(noise_pred, t, latents, references[i], **guidance).prev_sample
+                    latents = scheduler.step(noise_pred, t, latents, reference, **guidance).prev_sample
                     progress_bar.update()
                 steps_done = i + 1
                 if callback_on_step_end is not None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rsic_diffusers.app.inputs import collect, painted_mask, read_file, read_photo, typed_boxes
-from rsic_diffusers.app.work import Results, bytes_bar
+from rsic_diffusers.app.work import Results, Settings, bytes_bar, encode
 from rsic_diffusers.bitstream import Bitstream
 from rsic_diffusers.bitstream.weight_map import WeightMap
 
@@ -49,7 +49,7 @@ def test_marks_become_demands_with_their_weights():
     layer = Image.new("RGBA", (40, 30))
     layer.paste((255, 196, 0, 255), (20, 15, 40, 30))
     marks = {"boxes": boxes, "orientation": 0}, [0.1, 0.2, 0.3]
-    demands = collect(*marks, "1,2,3,4\n5,6,7,8:0.4\n", {"layers": [layer]}, 0.5, "the cap", 0.6, (80, 60))
+    demands = collect(*marks, "1,2,3,4\n5,6,7,8:0.4\n", {"layers": [layer]}, 0.5, "the cap", 0.6, (80, 60), (80, 60))
     assert [demand.weight for demand in demands] == [0.1, 0.2, 0.6, 0.4, 0.5, 0.6]
     assert demands[1].box == (10, 0, 19, 9) and demands[3].box == (5, 6, 7, 8)
     mask = np.zeros((60, 80), bool)
@@ -59,9 +59,12 @@ def test_marks_become_demands_with_their_weights():
     with pytest.raises(ValueError, match="'1,2,3' is no box"):
         typed_boxes("1,2,3", 0.5)
     # A photo that the page works on at half its size.
-    assert [demand.box for demand in typed_boxes("10,20,30,40", 0.5, 0.5)] == [(5, 10, 15, 20)]
+    (half,) = collect(None, [], "10,20,30,40", None, 0.5, "", 0.5, (80, 60), (160, 120))
+    assert half.box == (5, 10, 15, 20)
+    with pytest.raises(ValueError, match="outside the picture of 160 x 120 pixels"):
+        collect(None, [], "10,20,170,40", None, 0.5, "", 0.5, (80, 60), (160, 120))
     with pytest.raises(ValueError, match="more than 6"):
-        collect(None, [], "0,0,9,9\n" * 7, None, 0.5, "", 0.5, (80, 60))
+        collect(None, [], "0,0,9,9\n" * 7, None, 0.5, "", 0.5, (80, 60), (80, 60))
 
 
 def test_old_results_are_removed():
@@ -78,3 +81,14 @@ def test_old_results_are_removed():
 def test_the_bar_shows_each_part():
     bar = bytes_bar({"header": 12, "caption": 30, "map": 5, "f0": 3, "f1": 7, "f2": 11, "f3": 0})
     assert "68 in all" in bar and "flex:30" in bar and "flex:0" not in bar and "f3, finest: 0" in bar
+
+
+def test_a_comparison_that_fails_is_told(encoder, quick_decoder, small_photo, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no memory is left")
+
+    monkeypatch.setattr("rsic_diffusers.app.work._compare", fail)
+    settings = Settings(caption="a cap", weight=0.3, comparisons=["JPEG"])
+    result = encode(encoder, quick_decoder, small_photo, [], settings, tmp_path, lambda *_: None)
+    assert "Note: No comparison with JPEG: no memory is left" in result.summary
+    assert result.file.read_bytes() == encoder(small_photo, caption="a cap", weight=0.3).bitstream

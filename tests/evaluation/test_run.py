@@ -178,6 +178,8 @@ def test_another_region_or_caption_is_measured_anew(tmp_path, photo):
     entries = json.loads((folder / "annotations.json").read_text())
     entries[0]["box"] = [0.5, 0.5, 1.0, 1.0]
     (folder / "annotations.json").write_text(json.dumps(entries), "utf-8-sig")  # as Windows' editors write it
+    assert main([*command, "--metrics", "psnr"]) == 0  # what was measured for the other box is no figure any more
+    assert {row["method"]: row.get("f_psnr") for row in rows_of(tmp_path / "out")}["VAE alone"] == ""
     assert main(command) == 0
     (row,) = (row for row in rows_of(tmp_path / "out") if row["method"] == "VAE alone")
     original = np.asarray(Image.open(folder / "a.png"))

@@ -123,9 +123,9 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from rsic_diffusers import HSVLC, RSICDecoderPipeline, RSICEncoderPipeline
 absent = {{"safety_checker": None, "feature_extractor": None}}
-stable_diffusion = StableDiffusionPipeline.from_pretrained("org/dreamy-sd15", **absent)
-my_unet = UNet2DConditionModel.from_pretrained("org/dreamy-sd15", subfolder="unet")
-codec = HSVLC.from_pretrained("org/rsic-sd15", subfolder="hsvlc")
+stable_diffusion = StableDiffusionPipeline.from_pretrained("user/dreamy-sd15", **absent)
+my_unet = UNet2DConditionModel.from_pretrained("user/dreamy-sd15", subfolder="unet")
+codec = HSVLC.from_pretrained("user/rsic-sd15", subfolder="hsvlc")
 for line in {lines!r}:
     pipeline = eval(line)
     kind = "Encoder" if "Encoder" in line else "Decoder"
@@ -158,8 +158,8 @@ def test_each_documented_way_to_load_loads(run_python, tmp_path):
     for name, component in components.items():
         component.half().save_pretrained(base / name, variant="fp16")
     save_thin(thin, "stable-diffusion-v1-5/stable-diffusion-v1-5")
-    repos = {"org/rsic-sd15": thin, "org/rsic-sd15@v1": thin, "org/rsic-tiny": Path(resolve_model("rsic-tiny"))}
-    repos |= {"org/dreamy-sd15": dreamy, "stable-diffusion-v1-5/stable-diffusion-v1-5": base}
+    repos = {"user/rsic-sd15": thin, "user/rsic-sd15@v1": thin, "user/rsic-tiny": Path(resolve_model("rsic-tiny"))}
+    repos |= {"user/dreamy-sd15": dreamy, "stable-diffusion-v1-5/stable-diffusion-v1-5": base}
     hub = HubServer(repos)
     environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache")}
     lines = documented_lines()

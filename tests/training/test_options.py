@@ -49,6 +49,9 @@ def test_a_card_names_no_folder_of_this_machine(tmp_path):
     write_card(tmp_path, tmp_path, str(base), "user/dreamy", is_thin=False)
     card = (tmp_path / "README.md").read_text()
     assert str(tmp_path) not in card and "base_model" not in card and "# RSIC for dreamy\n" in card
+    (tmp_path / "sd-v1.5").mkdir()
+    write_card(tmp_path, tmp_path, str(tmp_path / "sd-v1.5"), "user/codec")
+    assert "# RSIC for sd-v1.5\n" in (tmp_path / "README.md").read_text()
     write_card(tmp_path, tmp_path / "none", "org/base", "user/codec")
     assert "base_model: org/base\n" in (tmp_path / "README.md").read_text()
 
