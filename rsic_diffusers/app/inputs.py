@@ -32,7 +32,7 @@ def read_photo(path) -> Image.Image:
     return photo.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def photo_size(path) -> tuple[int, int]:
+def upright_photo_size(path) -> tuple[int, int]:
     """Width and height of an uploaded photo, upright, before it is reduced."""
     height, width = upright_size(path)
     return width, height

@@ -154,7 +154,7 @@ def _encode_tab(encoder, decoder, results) -> None:
         *box_weights,
     ):
         picture = inputs.read_photo(photo)
-        sizes = picture.size, inputs.photo_size(photo)
+        sizes = picture.size, inputs.upright_photo_size(photo)
         demands = inputs.collect(annotated, box_weights, typed, editor, paint_weight, phrase, weight, *sizes)
         if has_budget and budget is None:
             raise ValueError("The budget is empty; give a number of bytes, or keep to none.")
@@ -231,7 +231,7 @@ def _photo_controls(results):
         picture = inputs.read_photo(path)
         shown = results.new_folder() / "photo.webp"
         save_picture(picture, shown)
-        if inputs.photo_size(path) != picture.size:
+        if inputs.upright_photo_size(path) != picture.size:
             gr.Info(
                 f"The page works at {picture.width} x {picture.height} pixels; the command line has no such limit."
             )

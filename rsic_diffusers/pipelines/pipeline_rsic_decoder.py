@@ -190,29 +190,19 @@ class RSICDecoderPipeline(
         return defaults | {name: given[name] for name in defaults if given.get(name) is not None}
 
     def check_inputs(
-        self,
-        files,
-        settings,
-        prompts,
-        output_type,
-        upscale,
-        max_pixels,
-        generator,
-        callback_on_step_end,
-        callback_on_step_end_tensor_inputs,
+        self, files, settings, prompts, output_type, upscale, max_pixels, generator, callback, callback_tensor_inputs
     ):
         check_files(files, self.hsvlc.fingerprint, upscale, max_pixels)
         check_sampler_settings(settings, self.scheduler.config.num_train_timesteps)
         check_output_type(output_type)
         check_generator(generator, len(files))
         check_text_inputs(self.unet, self.text_encoder, len(files), **prompts)
-        check_callback(callback_on_step_end)
-        if not isinstance(callback_on_step_end_tensor_inputs, list | tuple):
+        check_callback(callback)
+        if not isinstance(callback_tensor_inputs, list | tuple):
             raise ValueError(
-                "callback_on_step_end_tensor_inputs must be a list of names, got "
-                f"{callback_on_step_end_tensor_inputs!r}."
+                f"callback_on_step_end_tensor_inputs must be a list of names, got {callback_tensor_inputs!r}."
             )
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        unknown = set(callback_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs may hold {self._callback_tensor_inputs}, not {sorted(unknown)}."
@@ -476,17 +466,9 @@ class RSICDecoderPipeline(
             "ip_adapter_image": ip_adapter_image,
             "ip_adapter_image_embeds": ip_adapter_image_embeds,
         }
-        self.check_inputs(
-            files,
-            settings,
-            {**prompts, "cross_attention_kwargs": cross_attention_kwargs},
-            output_type,
-            upscale,
-            max_pixels,
-            generator,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-        )
+        texts = {**prompts, "cross_attention_kwargs": cross_attention_kwargs}
+        callback = callback_on_step_end, callback_on_step_end_tensor_inputs
+        self.check_inputs(files, settings, texts, output_type, upscale, max_pixels, generator, *callback)
         if generator is None:
             # On the CPU, so that the noise is the same on every machine.
             generator = [torch.Generator("cpu").manual_seed(file.noise_seed) for file in files]
