@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from ..bitstream.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
-from ..evaluation.methods import parse_variant
+from ..evaluation.methods import parse_decoding
 from . import BaseRSICCommand
-from .arguments import model_arguments, parse_named_folder
-from .loading import find_device
+from .arguments import base_model_arguments, model_arguments, parse_named_folder
+from .loading import find_device, loading_options
 from .outputs import output_folder
 
 
@@ -78,10 +78,10 @@ def add_row_options(group) -> None:
         "--ablations", action="store_true", help="the paper's Table I around the first preset, at the first weight"
     )
     group.add_argument(
-        "--variant",
+        "--decoding",
         action="append",
         default=[],
-        type=parse_variant,
+        type=parse_decoding,
         metavar="NAME:SETTING=VALUE,...",
         help='a row with other arguments of the decoder, "half way:strength=0.5,num_inference_steps=20"; repeatable',
     )
@@ -129,7 +129,7 @@ class EvaluateCommand(BaseRSICCommand):
     def register_subcommand(subparsers) -> None:
         parser = subparsers.add_parser(
             "evaluate",
-            parents=[model_arguments()],
+            parents=[model_arguments(), base_model_arguments()],
             help="tables, curves and sheets over a folder of photos",
             description="Encode a folder of photos to files, decode them in a fresh pipeline, and measure: in "
             "referring mode, in global mode at as many bytes, without diffusion, and by other codecs at as many "
@@ -161,11 +161,12 @@ class EvaluateCommand(BaseRSICCommand):
             photos,
             output,
             model=args.model,
+            loading=loading_options(args),
             weights=args.weights,
             background=args.background,
             presets=args.presets or [None],
             with_ablations=args.ablations,
-            variants=args.variant,
+            decodings=args.decoding,
             single_layer=args.single_layer,
             codecs=args.codecs,
             external=args.external,

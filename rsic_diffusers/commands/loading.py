@@ -60,8 +60,7 @@ def load_pipeline(class_name: str, args):
         leave_out_unused_imports()
     device, dtype = find_device(args), getattr(torch, args.dtype)
     components = load_helpers(args, dtype, device) if class_name == "RSICEncoderPipeline" else {}
-    options = {name: getattr(args, name, None) for name in ("base_model", "variant", "revision")}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = loading_options(args)
     pipeline_class = getattr(rsic_diffusers, class_name)
     quiet_libraries()
     if starts_quickly:
@@ -73,6 +72,12 @@ def load_pipeline(class_name: str, args):
         pipeline.register_modules(tokenizer=_load_tokenizer(args.model))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def loading_options(args) -> dict:
+    """What of `--base-model`, `--variant` and `--revision` was given, as `from_pretrained` takes it."""
+    options = {name: getattr(args, name, None) for name in ("base_model", "variant", "revision")}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def load_helpers(args, dtype, device) -> dict:

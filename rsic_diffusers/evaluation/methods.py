@@ -72,7 +72,7 @@ def ablations(preset: str | None, has_regions: bool, has_single_layer: bool) -> 
     return methods
 
 
-def parse_variant(text: str) -> tuple[str, dict]:
+def parse_decoding(text: str) -> tuple[str, dict]:
     """ "half way:strength=0.5,num_inference_steps=20" as a name and settings; values are JSON, or else words."""
     name, _, rest = text.partition(":")
     settings = {}

@@ -27,12 +27,13 @@ class EvaluationPlan:
         photos (`list[Photo]`): See [`find_photos`].
         output (`Path`): Folder for files, pictures and the ledger. What is there already is not made again.
         model (`str`): Folder, Hub id or embedded model.
+        loading (`dict`): base_model, variant and revision, as `from_pretrained` of our pipelines takes them.
         weights (`list[float]`): M in the region. The first is that of tables, presets and ablations; the others only
             add points to the curves.
         background (`float`, *optional*): M outside the region; by default the encoder's.
         presets (`list[str | None]`): Of the decoder; None is the model's own settings. Ablations are of the first.
         with_ablations (`bool`): See [`ablations`].
-        variants (`list[tuple[str, dict]]`): More rows: names, and arguments of the decoder over the first preset's.
+        decodings (`list[tuple[str, dict]]`): More rows: names, and arguments of the decoder over the first preset's.
         single_layer (`str`, *optional*): Folder of a codec trained with `--single_layer`, for "without HSVLC".
         codecs (`list[str]`, *optional*): Names of `PEERS`; default: `DEFAULT_PEERS`.
         external (`list[tuple[str, str]]`): Names, and folders of what other codecs made, see [`load_external`].
@@ -50,11 +51,12 @@ class EvaluationPlan:
     photos: list[Photo]
     output: Path
     model: str = "rsic-tiny"
+    loading: dict = field(default_factory=dict)
     weights: list[float] = field(default_factory=lambda: [DEFAULT_WEIGHT])
     background: float | None = None
     presets: list[str | None] = field(default_factory=lambda: [None])
     with_ablations: bool = False
-    variants: list[tuple[str, dict]] = field(default_factory=list)
+    decodings: list[tuple[str, dict]] = field(default_factory=list)
     single_layer: str | None = None
     codecs: list[str] | None = None
     external: list[tuple[str, str]] = field(default_factory=list)
@@ -77,15 +79,13 @@ class EvaluationPlan:
         self.methods = own_methods(self.presets, self.has_regions)
         if self.with_ablations:
             self.methods += ablations(self.presets[0], self.has_regions, self.single_layer is not None)
-        for name, arguments in self.variants:
+        for name, arguments in self.decodings:
             known = {"preset", *PAPER}
             if not arguments.keys() <= known or None in arguments.values():
-                raise UnknownKeyError(f"The variant {name!r} may set {', '.join(sorted(known))}; got {arguments}.")
+                raise UnknownKeyError(f"The row {name!r} may set {', '.join(sorted(known))}; got {arguments}.")
             arguments = {"preset": self.presets[0], **arguments}
             if arguments["preset"] not in (None, *PRESETS):
-                raise ValueError(
-                    f"The variant {name!r} asks for no preset there is; choose from {', '.join(PRESETS)}."
-                )
+                raise ValueError(f"The row {name!r} asks for no preset there is; choose from {', '.join(PRESETS)}.")
             self.methods.append(Method(name, self.methods[0].encoding, arguments))
         self._load_instruments()
         self._note_photos_without_a_region()

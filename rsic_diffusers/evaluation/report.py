@@ -184,8 +184,8 @@ def write_report(evaluation, sets: list[dict], num_sheets: int) -> None:
 def _about(evaluation) -> dict:
     """What the figures depend on besides the photos."""
     on_cuda = torch.device(evaluation.device).type == "cuda"
-    asked = ("model", "weights", "background", "presets", "variants", "single_layer", "referring_model", "max_side")
-    asked += ("refinement_steps", "at_size_of", "seed", "unavailable")
+    asked = ("model", "loading", "weights", "background", "presets", "decodings", "single_layer", "referring_model")
+    asked += ("max_side", "refinement_steps", "at_size_of", "seed", "unavailable")
     return {
         "command": shlex.join(sys.argv),
         **{name: getattr(evaluation, name) for name in asked},

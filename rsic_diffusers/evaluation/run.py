@@ -56,6 +56,7 @@ class Evaluation(EvaluationPlan):
     def _encoder_settings(self, encoder, photo, encoding, weight) -> dict:
         settings = {
             "model": self.model,
+            **self.loading,
             "version": model_version(encoder),
             "dtype": str(self.dtype),
             "max_side": self.max_side,
@@ -101,6 +102,7 @@ class Evaluation(EvaluationPlan):
         single = self._with_single_layer(decoder)
         shared = {
             "model": [self.model, *model_version(decoder)],
+            **self.loading,
             "dtype": str(self.dtype),
             "device": str(self.device),
             "seed": self.seed,
@@ -299,9 +301,9 @@ class Evaluation(EvaluationPlan):
         return message
 
     def _load(self, pipeline_class, **components):
-        pipeline = pipeline_class.from_pretrained(self.model, dtype=self.dtype, **components).to(self.device)
+        pipeline = pipeline_class.from_pretrained(self.model, dtype=self.dtype, **self.loading, **components)
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return pipeline.to(self.device)
 
     def _with_single_layer(self, pipeline):
         if self.single_layer is None:

@@ -3,17 +3,20 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from rsic_diffusers.commands.rsic_cli import main
 from rsic_diffusers.evaluation.methods import ablations
 from rsic_diffusers.evaluation.metrics.pixel_metrics import LOADERS
 from rsic_diffusers.evaluation.photos import find_photos
 from rsic_diffusers.evaluation.run import Evaluation
+from rsic_diffusers.hub import CHECKPOINTS
 
 
 WEIGHTS = ["0.857", "0.4"]
@@ -288,6 +291,27 @@ def test_ablations_are_the_papers():
     assert "without HSVLC" in arguments and "without HSVLC" not in [one.name for one in ablations("fast", True, False)]
 
 
+def test_another_base_decodes_the_same_files(tmp_path, small_photo):
+    """A base that predicts no noise at all: the codec's own pictures stay, and those of diffusion change."""
+    (tmp_path / "photos").mkdir()
+    small_photo.save(tmp_path / "photos" / "a.png")
+    shutil.copytree(CHECKPOINTS / "rsic-tiny", tmp_path / "base")
+    weights = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = {name: tensor * (not name.startswith("conv_out")) for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    command = ["evaluate", str(tmp_path / "photos"), "-o", str(tmp_path / "out"), "--codecs", "--metrics", "psnr"]
+    made = []
+    for options in ([], ["--base-model", str(tmp_path / "base")]):
+        assert main([*command, *options]) == 0
+        files = [*(tmp_path / "out").glob("files/*/*"), *(tmp_path / "out").glob("pictures/*/*")]
+        made.append({f"{file.parent.relative_to(tmp_path)}": file.read_bytes() for file in files})
+    assert made[0].keys() == made[1].keys()
+    changed = {folder for folder in made[0] if made[0][folder] != made[1][folder]}
+    assert changed == {"out/pictures/global-0.714"} and "out/pictures/global-codec-only-0.714" in made[0]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["loading"] == {"base_model": str(tmp_path / "base")}
+
+
 def test_ablations_differ_as_they_should(tmp_path, photo, monkeypatch):
     long = ("T = 30", "T_r = 4", "T_r = 8")  # minutes that would say nothing more
     some = [method for method in ablations(None, True, False) if method.name not in long]
@@ -295,12 +319,8 @@ def test_ablations_differ_as_they_should(tmp_path, photo, monkeypatch):
     folder = make_folder(tmp_path / "photos", photo)
     out = tmp_path / "out"
     command = ["evaluate", str(folder), "-o", str(out), "--limit", "1", "--metrics", "psnr", "f_psnr", "--codecs"]
-    assert (
-        main(
-            [*command, "--background", "0", "--ablations", "--variant", "half way:strength=0.5,num_inference_steps=20"]
-        )
-        == 0
-    )
+    half_way = ["--decoding", "half way:strength=0.5,num_inference_steps=20"]
+    assert main([*command, "--background", "0", "--ablations", *half_way]) == 0
     rows = {row["method"]: row for row in rows_of(out)}
     assert int(rows["without GDE"]["caption"]) < int(rows["referring"]["caption"])
     assert int(rows["without GDE"]["f3"]) == pytest.approx(int(rows["referring"]["f3"]), abs=1)
@@ -340,8 +360,8 @@ def test_annotations_that_cannot_be_are_refused(tmp_path, photo, entry, message)
     [
         (["--weights", "1.5"], "between 0 and 1"),
         (["--presets", "quick"], "no preset quick"),
-        (["--variant", "a:strenght=1"], "strenght"),
-        (["--variant", "referring:strength=1"], "names of their own"),
+        (["--decoding", "a:strenght=1"], "strenght"),
+        (["--decoding", "referring:strength=1"], "names of their own"),
         (["--metrics", "psnr2"], "psnr2"),
         (["--codecs", "gif"], "gif"),
         (["--limit", "0"], "at least 1"),

@@ -9,7 +9,7 @@ import torch
 
 from rsic_diffusers import GuidedSelfRecurrentDDIMScheduler
 from rsic_diffusers.evaluation.experiments import start_levels
-from rsic_diffusers.evaluation.methods import parse_variant
+from rsic_diffusers.evaluation.methods import parse_decoding
 
 
 def test_a_wave_has_its_power_in_the_band_of_its_frequency():
@@ -27,8 +27,8 @@ def test_a_wave_has_its_power_in_the_band_of_its_frequency():
     assert start_levels.band_powers(noise).sum() == pytest.approx(expected, rel=1e-3)
 
 
-def test_variants_are_names_and_settings():
-    name, settings = parse_variant("k 4 to 0.5:preset=fast,k0=4,k1=0.5")
+def test_decodings_are_names_and_settings():
+    name, settings = parse_decoding("k 4 to 0.5:preset=fast,k0=4,k1=0.5")
     assert (name, settings) == ("k 4 to 0.5", {"preset": "fast", "k0": 4, "k1": 0.5})
     base = GuidedSelfRecurrentDDIMScheduler(prediction_type="v_prediction")
     scheduler = start_levels.scheduler_of(base, settings)
@@ -36,23 +36,23 @@ def test_variants_are_names_and_settings():
     assert tuple(scheduler.config.start_noise_factors) == (4, 0.5)
     assert scheduler.config.prediction_type == "v_prediction"
     with pytest.raises(argparse.ArgumentTypeError, match="SETTING=VALUE"):
-        parse_variant("fast:preset")
+        parse_decoding("fast:preset")
 
 
-def test_the_command_writes_a_row_for_each_mode_weight_and_variant(tmp_path, small_photo, capsys):
+def test_the_command_writes_a_row_for_each_mode_weight_and_decoding(tmp_path, small_photo, capsys):
     small_photo.save(tmp_path / "a.png")
     small_photo.save(tmp_path / "b.png")
     annotations = [{"file": "b.png"}, {"file": "a.png", "caption": "a woman", "box": [0.2, 0.2, 0.8, 0.9]}]
     (tmp_path / "annotations.json").write_text(json.dumps(annotations))
     command = [str(tmp_path), "--weights", "0.857", "--draws", "1", "--max_side", "128"]
-    command += ["--variant", "codec:strength=0", "--variant", "eight:preset=fast"]
+    command += ["--decoding", "codec:strength=0", "--decoding", "eight:preset=fast"]
     start_levels.main([*command, "--output", str(tmp_path / "table.md")])
     table = (tmp_path / "table.md").read_text()
     assert table.strip() in capsys.readouterr().out
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     rows = [dict(zip(header, row, strict=True)) for row in rows]
-    assert [(row["mode"], row["variant"]) for row in rows] == [
-        (mode, variant) for mode in ("referring", "global") for variant in ("codec", "eight")
+    assert [(row["mode"], row["decoding"]) for row in rows] == [
+        (mode, decoding) for mode in ("referring", "global") for decoding in ("codec", "eight")
     ]
     assert rows[0]["evaluations"] == "0.0" and 0 < float(rows[1]["evaluations"]) <= 8
     assert all(15 < float(row["f-PSNR"]) < 40 and 0 < float(row["1/16-1/8"]) < 3 for row in rows)

@@ -176,7 +176,7 @@ def test_from_an_empty_folder_to_pictures(photo, tmp_path):
     # 4. The figures
     run(
         "rsic", "evaluate", "photos", "-o", "figures", "--model", CODEC, "--limit", 1, "--codecs", "jpeg",
-        "--metrics", "psnr", "f_psnr", "--variant", "few:preset=balanced,num_inference_steps=2",
+        "--metrics", "psnr", "f_psnr", "--decoding", "few:preset=balanced,num_inference_steps=2",
     )  # fmt: skip
     table = (tmp_path / "figures" / "table.md").read_text()
     assert "few" in table and "PSNR" in table

@@ -3,15 +3,15 @@
     python -m rsic_diffusers.evaluation.experiments.start_levels PHOTOS
     python -m rsic_diffusers.evaluation.experiments.start_levels PHOTOS --model FOLDER --draws 4 --output table.md
     python -m rsic_diffusers.evaluation.experiments.start_levels PHOTOS \\
-        --variant "fast:preset=fast" --variant "k 4 to 0.5:preset=fast,k0=4,k1=0.5" \\
-        --variant "gradient:preset=fast,guidance_target=clean,guidance_strength=12000"
+        --decoding "fast:preset=fast" --decoding "k 4 to 0.5:preset=fast,k0=4,k1=0.5" \\
+        --decoding "gradient:preset=fast,guidance_target=clean,guidance_strength=12000"
 
 PHOTOS is a folder with an `annotations.json` that holds boxes, as `rsic evaluate` takes it. Each photo is coded for
 its box (referring mode, M = weight inside, 0 outside) and with one M everywhere at the same size (global mode). Each
-file is decoded by every variant, from several draws of noise.
+file is decoded in every way asked for, from several draws of noise.
 
-A variant is a name and settings, "NAME:SETTING=VALUE,...". Settings are the sampler's arguments of
-`RSICDecoderPipeline.__call__` and, in place of the scheduler's start_noise_factors, k0 and k1. Without --variant the
+Such a way is a name and settings, "NAME:SETTING=VALUE,...". Settings are the sampler's arguments of
+`RSICDecoderPipeline.__call__` and, in place of the scheduler's start_noise_factors, k0 and k1. Without --decoding the
 presets are compared with the codec alone.
 
 Columns of the Markdown table, means over photos and draws:
@@ -40,7 +40,7 @@ from ... import GuidedSelfRecurrentDDIMScheduler, RSICDecoderPipeline, RSICEncod
 from ...pipelines.latents import decode_latents, encode_image
 from ...referring.demands import check_weight
 from ..equal_size import pair_at_equal_size
-from ..methods import parse_variant
+from ..methods import parse_decoding
 from ..metrics import load_available, load_picture_metrics
 from ..photos import Photo, find_photos
 
@@ -48,7 +48,7 @@ from ..photos import Photo, find_photos
 BANDS = {"1/16-1/8": (1 / 16, 1 / 8), "1/8-1/4": (1 / 8, 1 / 4), "> 1/4": (1 / 4, 1)}  # cycles per latent position
 MODES = ("referring", "global")
 METRICS = {"lpips": "LPIPS", "dists": "DISTS", "b_lpips": "b-LPIPS", "f_psnr": "f-PSNR"}
-DEFAULT_VARIANTS = {
+DEFAULT_DECODINGS = {
     "codec alone": {"strength": 0.0},
     "fast": {"preset": "fast"},
     "balanced": {"preset": "balanced"},
@@ -82,7 +82,7 @@ def parse_args(arguments=None):
     parser.add_argument("--draws", type=int, default=2, help="draws of noise for each file (2)")
     parser.add_argument("--limit", type=int, help="only the first photos with a box")
     parser.add_argument("--max_side", type=int, help="photos are made smaller, to this longer side in pixels: quicker")
-    parser.add_argument("--variant", type=parse_variant, action="append", metavar="NAME:SETTING=VALUE,...")
+    parser.add_argument("--decoding", type=parse_decoding, action="append", metavar="NAME:SETTING=VALUE,...")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"], help="(float32)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this file")
@@ -91,7 +91,7 @@ def parse_args(arguments=None):
         parser.error(f"--draws must be at least 1, got {args.draws}.")
     if args.max_side is not None and args.max_side < 64:
         parser.error(f"--max_side must be at least 64 pixels, got {args.max_side}.")
-    args.variant = dict(args.variant or DEFAULT_VARIANTS)
+    args.decoding = dict(args.decoding or DEFAULT_DECODINGS)
     return args
 
 
@@ -113,7 +113,7 @@ def encode_photo(encoder, photo: Photo, weights: list[float], max_side: int | No
 
 
 def scheduler_of(base: GuidedSelfRecurrentDDIMScheduler, settings: dict) -> GuidedSelfRecurrentDDIMScheduler:
-    """The model's scheduler with what of a variant is not an argument of the decoder; taken out of `settings`."""
+    """The model's scheduler with those settings that are no arguments of the decoder; taken out of `settings`."""
     config = {**base.config, "_use_default_values": []}  # given values stay, those that equal a default too
     k0, k1 = config["start_noise_factors"]
     config["start_noise_factors"] = (settings.pop("k0", k0), settings.pop("k1", k1))
@@ -131,7 +131,7 @@ def band_powers(latents: torch.Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def decode_and_measure(decoder, coded: CodedPhoto, settings: dict, draws: int, metrics: dict) -> dict[str, float]:
-    """Figures of one file by one variant; its draws are decoded together."""
+    """Figures of one file decoded in one way; its draws are decoded together."""
     generators = [torch.Generator().manual_seed(draw) for draw in range(draws)]
     start = time.perf_counter()
     out = decoder([coded.data] * draws, generator=generators, output_type="latent", **settings)
@@ -150,12 +150,12 @@ def decode_and_measure(decoder, coded: CodedPhoto, settings: dict, draws: int, m
 
 
 def table_of(rows: dict[tuple, list[dict]], metrics: dict) -> str:
-    """Markdown: a row for each mode, weight and variant; `rows` holds the figures of each photo."""
-    columns = ["mode", "weight", "variant", *(METRICS[name] for name in metrics), *BANDS, "evaluations", "seconds"]
+    """Markdown: a row for each mode, weight and decoding; `rows` holds the figures of each photo."""
+    columns = ["mode", "weight", "decoding", *(METRICS[name] for name in metrics), *BANDS, "evaluations", "seconds"]
     lines = ["| " + " | ".join(columns) + " |", "|---|---:|---|" + "---:|" * (len(columns) - 3)]
-    for (mode, weight, variant), figures in rows.items():
+    for (mode, weight, decoding), figures in rows.items():
         mean = {name: np.nanmean([row[name] for row in figures]) for name in figures[0]}  # b-LPIPS may have no value
-        cells = [mode, f"{weight:.3f}", variant]
+        cells = [mode, f"{weight:.3f}", decoding]
         cells += [f"{mean[name]:.2f}" if name == "f_psnr" else f"{mean[name]:.4f}" for name in metrics]
         cells += [f"{mean[name] / mean[f'{name} truth']:.2f}" for name in BANDS]
         cells += [f"{mean['evaluations']:.1f}", f"{mean['seconds']:.2f}"]
@@ -181,14 +181,14 @@ def main(arguments=None):
     metrics, reasons = load_available(load_picture_metrics, list(METRICS), args.device)
     print(*reasons, sep="\n", end="\n" * bool(reasons))
 
-    variants = {}
-    for name, settings in args.variant.items():
+    decodings = {}
+    for name, settings in args.decoding.items():
         settings = dict(settings)
-        variants[name] = (scheduler_of(decoder.scheduler, settings), settings)
-    rows = {(mode, weight, name): [] for weight in args.weights for mode in MODES for name in variants}
+        decodings[name] = (scheduler_of(decoder.scheduler, settings), settings)
+    rows = {(mode, weight, name): [] for weight in args.weights for mode in MODES for name in decodings}
     for photo in tqdm(photos, desc="Photos"):
         for coded in encode_photo(encoder, photo, args.weights, args.max_side):
-            for name, (scheduler, settings) in variants.items():
+            for name, (scheduler, settings) in decodings.items():
                 decoder.scheduler = scheduler
                 rows[(*coded.row, name)].append(decode_and_measure(decoder, coded, settings, args.draws, metrics))
     table = table_of(rows, metrics)
