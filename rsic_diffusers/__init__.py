@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_rsic_encoder import RSICEncoderPipeline as RSICEncoderPipeline
     from .referring.demands import Demand as Demand
     from .referring.heat_maps import ReferringModel as ReferringModel
-    from .referring.heat_maps import load_referring_model as load_referring_model
     from .schedulers.scheduling_guided_self_recurrent_ddim import (
         GuidedSelfRecurrentDDIMScheduler as GuidedSelfRecurrentDDIMScheduler,
     )
@@ -42,7 +41,6 @@ _NAMES = {
     "Demand": "rsic_diffusers.referring.demands",
     "WeightMap": "rsic_diffusers.bitstream.weight_map",
     "ReferringModel": "rsic_diffusers.referring.heat_maps",
-    "load_referring_model": "rsic_diffusers.referring.heat_maps",
     # diffusers' loader looks for these in the library that a model_index.json names.
     "ModelMixin": "diffusers",
     "SchedulerMixin": "diffusers",

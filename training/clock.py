@@ -19,7 +19,8 @@ class TrainingClock:
 
     def __init__(self, args):
         self.args = args
-        self.used, self.begun = 0.0, None  # seconds of earlier starts; seconds that were over before the first step
+        self.used = 0.0  # seconds of earlier starts
+        self.begun = None  # seconds that were over before the first step
 
     @property
     def seconds(self) -> float:

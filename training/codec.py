@@ -65,6 +65,12 @@ def make_codec(args, vae) -> HSVLC:
         )
     stretch = settings.get("lambda_growth", trained.config.lambda_growth) / trained.config.lambda_growth
     settings.setdefault("gates", tuple(gate / stretch for gate in trained.config.gates))
+    if max(settings["gates"]) > 1:
+        raise SystemExit(
+            f"--lambda_growth {args.lambda_growth:g}, below the {trained.config.lambda_growth:g} of "
+            f"{args.pretrained_hsvlc}, would move a gate above M = 1, and that scale would never be coded; give "
+            "--gates too."
+        )
     hsvlc = HSVLC.from_config(trained.config, **settings)
     hsvlc.register_to_config(_name_or_path="")
     if any(hsvlc.config[name] != trained.config[name] for name in ("single_layer", "conditional_prior")):
@@ -83,7 +89,10 @@ def _take_over_equal_layers(trained, hsvlc):
     weights = trained.state_dict()
     own = hsvlc.state_dict()
     hsvlc.load_state_dict(
-        {name: weights[name] if weights[name].shape == value.shape else value for name, value in own.items()}
+        {
+            name: weights[name] if name in weights and weights[name].shape == value.shape else value
+            for name, value in own.items()
+        }
     )
 
 

@@ -1,11 +1,13 @@
 """What is told and shown of a trained codec: its model card, and pictures at several M."""
 
+import re
+
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
 
 from rsic_diffusers.models.hsvlc import HSVLC
-from rsic_diffusers.models.rate import LEVELS
+from rsic_diffusers.models.rate import MEASURED_LEVELS
 from rsic_diffusers.pipelines.latents import decode_latents
 
 
@@ -20,14 +22,17 @@ Codes the Stable Diffusion latents of `{base}` for [rsic-diffusers](https://arxi
 {gates}, lambda(M) = {rate_lambda:g} exp({lambda_growth:g} M) for the squared error relative to the latents' variance
 and a rate in bits per latent position.
 
-Real streams of {count} photos{provenance}, with one M everywhere:
+{measured}
+The latents' variance by channel is {variance}. Priors in fixed point cost {fixed_cost:+.2f} % bits against floating
+point.
+"""
+
+
+MEASURED = """Real streams of {count} photos{provenance}, with one M everywhere:
 
 | M | bpp | latent MSE |
 |---|---:|---:|
 {rows}
-
-The latents' variance by channel is {variance}. Priors in fixed point cost {fixed_cost:+.2f} % bits against floating
-point.
 """
 
 
@@ -49,13 +54,23 @@ def fixed_point_cost(hsvlc, latents) -> float:
     return 100 * (fixed / floating - 1)
 
 
+def measured_part(config, count: int, provenance: str = "") -> str:
+    """What a card says of a codec's rate and error, as `measure_codec` put them into its config."""
+    rows = [
+        f"| {k / (MEASURED_LEVELS - 1):.3f} | {bpp:.4f} | {error:.4f} |"
+        for k, (bpp, error) in enumerate(zip(config["level_bpp"], config["level_error"], strict=True))
+    ]
+    return MEASURED.format(count=count, provenance=provenance, rows="\n".join(rows))
+
+
+def measured_again(card: str, config, count: int) -> str:
+    """A card of `codec_card` with new figures in place of its own."""
+    return re.sub(r"Real streams of .*?\n(?=\n[^|])", lambda _: measured_part(config, count), card, flags=re.DOTALL)
+
+
 def codec_card(hsvlc, base, steps, batch, resolution, latents, provenance) -> str:
     """The model card of a codec that `codec.finish_codec` has finished."""
     config = hsvlc.config
-    rows = [
-        f"| {k / (LEVELS - 1):.3f} | {bpp:.4f} | {error:.4f} |"
-        for k, (bpp, error) in enumerate(zip(config.level_bpp, config.level_error, strict=True))
-    ]
     return MODEL_CARD.format(
         base=base,
         steps=steps,
@@ -64,9 +79,7 @@ def codec_card(hsvlc, base, steps, batch, resolution, latents, provenance) -> st
         gates=", ".join(f"{gate:g}" for gate in hsvlc.gates),
         rate_lambda=config.rate_lambda,
         lambda_growth=config.lambda_growth,
-        count=len(latents),
-        provenance=provenance,
-        rows="\n".join(rows),
+        measured=measured_part(config, len(latents), provenance),
         variance=", ".join(f"{value:.3g}" for value in config.latent_variance),
         fixed_cost=fixed_point_cost(hsvlc, latents[:4]),
     )

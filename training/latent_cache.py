@@ -51,7 +51,8 @@ class CachedLatents:
 
     def __init__(self, entries: list[tuple[str, str]], shards: dict[str, Path]):
         # By content, so that the order depends neither on names nor on which process encoded what.
-        self.entries = sorted(dict(entries).items())
+        # The label of a photo that is there twice is one that says something.
+        self.entries = sorted(dict(sorted(entries)).items())
         self.shards = shards
         self.files = {}
 
@@ -101,9 +102,7 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0, mirror
     folder.mkdir(parents=True, exist_ok=True)
     known = find_shards(folder)
     reader = _Reader(repr(prepare), prepare, set(known), mirror)
-    loader = DataLoader(
-        _dataset_part(photos, reader, accelerator), batch_size=None, num_workers=num_workers, collate_fn=_same
-    )
+    loader = DataLoader(_dataset_part(photos, reader, accelerator), batch_size=None, num_workers=num_workers)
     entries, unused = {}, defaultdict(int)  # by key: a photo that is there twice is used once
     writer = ShardWriter(folder)
 
@@ -115,7 +114,7 @@ def load_latents(vae, photos, prepare, cache, accelerator, num_workers=0, mirror
                 unused[photo.problem] += 1
                 continue
             is_new = photo.key not in entries
-            entries[photo.key] = photo.label
+            entries[photo.key] = entries.get(photo.key) or photo.label
             if is_new and photo.pixels is not None:
                 yield photo
 
@@ -271,7 +270,3 @@ class _StreamPart(IterableDataset):
 def _dataset_part(photos, reader, accelerator):
     part = _StreamPart if isinstance(photos, IterableDataset) else _MapPart
     return part(photos, reader, accelerator.process_index, accelerator.num_processes)
-
-
-def _same(photo):
-    return photo

@@ -66,6 +66,7 @@ def train(args, accelerator, model, batch_of, loss_of, export, weight_decay=1e-4
         export_averaged(first)  # the run was killed between the last checkpoint and the end of its export
     clock.begin()
     while not finished:
+        lr = lr_scheduler.get_last_lr()[0]
         for part in range(args.gradient_accumulation_steps):
             batch = tuple(tensor.to(accelerator.device, non_blocking=True) for tensor in next(batches))
             rng = np.random.default_rng((args.seed, step, part, accelerator.process_index, 1))
@@ -81,9 +82,7 @@ def train(args, accelerator, model, batch_of, loss_of, export, weight_decay=1e-4
         ema.step(parameters)
         progress.update()
         if step % LOGGING_STEPS == 0:
-            log_figures(
-                accelerator, progress, {"loss": loss.detach(), **figures, "lr": lr_scheduler.get_last_lr()[0]}, step
-            )
+            log_figures(accelerator, progress, {"loss": loss.detach(), **figures, "lr": lr}, step)
         step += 1
         finished = clock.part_done(step) >= 1
         if step % args.checkpointing_steps == 0 or finished:
@@ -116,7 +115,7 @@ def load_batches(args, accelerator, batch_of, first: int) -> DataLoader:
         num_workers=num_workers,
         multiprocessing_context="fork" if num_workers else None,
         pin_memory=accelerator.device.type == "cuda",
-        generator=torch.Generator(),  # torch's own stays as a resumed run finds it
+        generator=torch.Generator(),  # otherwise it draws from torch's own, and a resumed run would differ
     )
 
 

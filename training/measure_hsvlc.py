@@ -3,7 +3,7 @@
     python training/measure_hsvlc.py --hsvlc runs/hsvlc/hsvlc --photos photos \\
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5
 
-The config of the codec gets bits per pixel and latent error at M = 0, 1/7, ..., 1, as `train_hsvlc.py` writes them
+Config and card of the codec get bits per pixel and latent error at M = 0, 1/7, ..., 1, as `train_hsvlc.py` writes them
 when it ends. Neither weights nor a latent_variance that is there are touched: lambda(M) is relative to it. A codec
 without one gets that of these photos.
 """
@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import torch
+from codec_report import measured_again
 from pretrained_vae import add_vae_arguments, load_vae
 from training_photos import find_photos, load_photo_arrays, vae_input, whole_positions
 
@@ -63,6 +64,9 @@ def main():
     kept = {"latent_variance"} if config.get("latent_variance") is not None else set()
     config.update({name: hsvlc.config[name] for name in MEASURED if name not in kept})
     write_file(path, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    card = args.hsvlc / "README.md"
+    if card.exists():
+        write_file(card, measured_again(card.read_text("utf-8"), config, len(photos)).encode())
     print({name: config[name] for name in MEASURED})
 
 

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration, set_seed
-from checkpoints import list_checkpoints
+from checkpoints import find_checkpoint, list_checkpoints
 from diffusers.optimization import SchedulerType
 
 from rsic_diffusers.bitstream import DEFAULT_MAX_SIDE
@@ -28,11 +28,12 @@ FREE_OPTIONS = {
 LR_SCHEDULERS = [kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT]
 POSITIVE_OPTIONS = (
     "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpointing_steps", "max_side",
+    "checkpoints_total_limit",
 )  # fmt: skip
 
 
 def has_gpu() -> bool:
-    """Whether accelerate will train on a GPU."""
+    """Whether training is on a GPU of CUDA. Other devices are not used: some lack float64, which the codec needs."""
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
     return torch.cuda.is_available() and not on_cpu
 
@@ -41,7 +42,7 @@ def default_precision() -> str | None:
     """None leaves it to accelerate, which `accelerate launch --mixed_precision` and `accelerate config` tell."""
     if not has_gpu() or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
         return None
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def add_training_arguments(parser, cpu: dict, gpu: dict | None = None) -> None:
@@ -116,18 +117,19 @@ def make_accelerator(args, find_unused_parameters=False) -> Accelerator:
             to resume had other settings.
     """
     for name in POSITIVE_OPTIONS:
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise SystemExit(f"--{name} must be at least 1, got {getattr(args, name)}.")
     if args.max_train_minutes is not None and args.max_train_minutes <= 0:
         raise SystemExit(f"--max_train_minutes must be above 0, got {args.max_train_minutes}.")
     output_dir = Path(args.output_dir)
     accelerator = Accelerator(
+        cpu=not has_gpu(),
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=check_tracker(args.report_to),
         kwargs_handlers=[
-            # Buffers are the same in every process, and some are 16-bit integers, which NCCL does not send. Of the
-            # single-layer ablation some blocks are without a use.
+            # Buffers are the same in every process, and some are 16-bit integers, which NCCL does not send. Blocks
+            # that nothing uses get no gradient: some of the single-layer ablation, and those of a scale left out.
             DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters),
             # The others wait while the last process encodes its photos.
             InitProcessGroupKwargs(timeout=timedelta(hours=6)),
@@ -170,15 +172,16 @@ def run_settings(args, accelerator) -> dict:
 def check_resumable(args, settings: dict) -> None:
     """SystemExit if the output folder holds another run, or the run to resume had other settings."""
     output_dir = Path(args.output_dir)
-    path = output_dir / "settings.json"
     if not args.resume_from_checkpoint and list_checkpoints(output_dir):
         raise SystemExit(
             f"{output_dir} holds the checkpoints of another run; go on with it by --resume_from_checkpoint latest, or "
             "give another --output_dir."
         )
-    if args.resume_from_checkpoint and list_checkpoints(output_dir) and path.exists():
+    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
+    path = checkpoint and checkpoint.parent / "settings.json"
+    if path and path.exists():
         before = json.loads(path.read_text())
         changed = [name for name in sorted(settings.keys() & before.keys()) if settings[name] != before[name]]
         if changed:
             was = ", ".join(f"{name} was {before[name]!r}, is {settings[name]!r}" for name in changed)
-            raise SystemExit(f"The run in {output_dir} had other settings ({was}); repeat them, or start a new run.")
+            raise SystemExit(f"The run in {path.parent} had other settings ({was}); repeat them, or start a new run.")

@@ -37,7 +37,7 @@ def load_vae(args):
     """The VAE of `--pretrained_vae` or of the checkpoint, in float32.
 
     Raises:
-        SystemExit: There is none, or it is no VAE with latents 8 times smaller than the photo.
+        SystemExit: There is none, or it is no VAE with 4-channel latents 8 times smaller than the photo.
     """
     source = args.pretrained_vae or args.pretrained_model_name_or_path
     if Path(source).suffix in SINGLE_FILE_SUFFIXES:
@@ -45,10 +45,13 @@ def load_vae(args):
         vae = AutoencoderKL.from_single_file(source, torch_dtype=torch.float32, **config)
     else:
         vae = _load_from_repo(source, args.variant, args.revision)
+    if not hasattr(vae, "encode"):
+        raise SystemExit(f"{source} holds a {type(vae).__name__}, which is no VAE.")
     downscaling = 2 ** (len(vae.config.get("block_out_channels", vae.config.get("encoder_block_out_channels"))) - 1)
-    if not hasattr(vae, "encode") or downscaling != 8:
+    if (vae.config.latent_channels, downscaling) != (4, 8):
         raise SystemExit(
-            f"{source} holds a {type(vae).__name__} that makes latents {downscaling} times smaller, not 8."
+            f"{source} holds a {type(vae).__name__} that makes latents of {vae.config.latent_channels} channels, "
+            f"{downscaling} times smaller than the photo; expected 4 channels and 8 times, as in Stable Diffusion 1.x."
         )
     return vae.eval().requires_grad_(False)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from repo_assembly import BASE, assemble_full_repo, assemble_thin_repo, make_scheduler, push_repo, push_space
 
+from rsic_diffusers.bitstream import SIDE_STEP
+
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -21,7 +23,7 @@ def parse_args():
         "--base", default=BASE, help="Hub id of the checkpoint it is for; with --full also a folder or a single file."
     )
     parser.add_argument("--full", action="store_true", help="Put the base's weights into the repo, in float16.")
-    parser.add_argument("--variant", help="Of the base's weights, with which a thin repo is tried: fp16.")
+    parser.add_argument("--variant", help="Of the base's weights: fp16.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the repo; must not exist yet.")
     parser.add_argument(
         "--scheduler",
@@ -29,6 +31,12 @@ def parse_args():
         default=[],
         metavar="NAME=VALUE",
         help="Defaults of the sampler, e.g. num_inference_steps=20 strength=1.0 guidance_target=clean.",
+    )
+    parser.add_argument(
+        "--max_side",
+        type=int,
+        help="Photos with a longer side, in pixels, are coded smaller by default. Default: "
+        "the side that the base was trained on.",
     )
     parser.add_argument("--repo_id", help="Where to push: user/name.")
     parser.add_argument("--space", help="Also push the page of hub_configs/space for this repo: user/name of a Space.")
@@ -44,6 +52,10 @@ def parse_args():
         )
     if not args.dry_run and not args.repo_id:
         parser.error("Give --repo_id user/name to push to, or --dry_run.")
+    if args.dry_run and (args.space or args.private):
+        parser.error("--space and --private are about pushing, and --dry_run does not push.")
+    if args.max_side is not None and args.max_side < SIDE_STEP:
+        parser.error(f"--max_side must be at least {SIDE_STEP} pixels, got {args.max_side}.")
     if not args.dry_run and not args.full and Path(args.base).exists():
         parser.error(f"--base {args.base} is a folder of this machine; others need a Hub id, or --full.")
     try:
@@ -55,12 +67,10 @@ def parse_args():
 
 def main():
     args = parse_args()
-    if args.full:
-        fingerprint = assemble_full_repo(args.output, args.hsvlc, args.base, args.scheduler, args.repo_id)
-    else:
-        fingerprint = assemble_thin_repo(
-            args.output, args.hsvlc, args.base, args.scheduler, args.repo_id, args.variant
-        )
+    assemble = assemble_full_repo if args.full else assemble_thin_repo
+    fingerprint = assemble(
+        args.output, args.hsvlc, args.base, args.scheduler, args.repo_id, args.variant, args.max_side
+    )
     size = sum(path.stat().st_size for path in args.output.rglob("*") if path.is_file())
     print(f"{args.output} loads, {size / 1e6:.1f} MB, base {args.base}; codec {fingerprint}.")
     if not args.dry_run:

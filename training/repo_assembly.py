@@ -98,7 +98,9 @@ def _all_or_nothing(output: Path):
         raise
 
 
-def assemble_thin_repo(output: Path, hsvlc_folder: Path, base: str, settings=(), repo_id=None, variant=None) -> str:
+def assemble_thin_repo(
+    output: Path, hsvlc_folder: Path, base: str, settings=(), repo_id=None, variant=None, max_side=None
+) -> str:
     """Codec, sampler, model_index.json with the base's id, and a model card with what training measured.
 
     Args:
@@ -107,6 +109,8 @@ def assemble_thin_repo(output: Path, hsvlc_folder: Path, base: str, settings=(),
         settings (`list[str]`): For `make_scheduler`.
         repo_id (`str`, *optional*): Where it will be pushed; the card's example names it.
         variant (`str`, *optional*): Of the base's weights, with which the repo is tried.
+        max_side (`int`, *optional*): The encoder's default limit of the long side, in pixels; by default the side that
+            the base was trained on.
 
     Returns:
         `str`: The codec's fingerprint in hexadecimal digits.
@@ -117,23 +121,25 @@ def assemble_thin_repo(output: Path, hsvlc_folder: Path, base: str, settings=(),
         unet = check_base(base)
         index = json.loads((HUB_CONFIGS / "rsic-sd15" / "model_index.json").read_text())
         index[BASE_KEY] = str(Path(base).resolve()) if Path(base).is_dir() else base
-        index["default_max_side"] = trained_side(unet)
+        index["default_max_side"] = max_side or trained_side(unet)
         (output / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         write_card(output, hsvlc_folder, base, repo_id)
         options = {"variant": variant} if variant else {}
         return RSICEncoderPipeline.from_pretrained(output, **options).hsvlc.fingerprint.hex()
 
 
-def assemble_full_repo(output: Path, hsvlc_folder: Path, base: str, settings=(), repo_id=None) -> str:
+def assemble_full_repo(
+    output: Path, hsvlc_folder: Path, base: str, settings=(), repo_id=None, variant=None, max_side=None
+) -> str:
     """As `assemble_thin_repo`, with the base's own weights in float16 in the repo."""
     with _all_or_nothing(output):
-        components, base_scheduler = load_components(base)
+        components, base_scheduler = load_components(base, variant)
         scheduler = adopt_noise_schedule(make_scheduler(settings), base_scheduler)
         pipeline = RSICDecoderPipeline(
             **components,
             hsvlc=load_trained_codec(hsvlc_folder),
             scheduler=scheduler,
-            default_max_side=trained_side(components["unet"].config),
+            default_max_side=max_side or trained_side(components["unet"].config),
         )
         pipeline.to(dtype=torch.float16).save_pretrained(output)
         remove_traces(output)
@@ -142,15 +148,15 @@ def assemble_full_repo(output: Path, hsvlc_folder: Path, base: str, settings=(),
         return RSICEncoderPipeline.from_pretrained(output).hsvlc.fingerprint.hex()
 
 
-def load_components(base) -> tuple[dict, dict]:
+def load_components(base, variant=None) -> tuple[dict, dict]:
     """VAE, UNet, text encoder and tokenizer of a checkpoint, and the config of its scheduler."""
-    folder = Path(base)
+    folder, options = Path(base), {"variant": variant} if variant else {}
     if (folder / "model_index.json").exists() or not folder.is_dir():
-        return load_base(base, ["vae", "unet", "text_encoder", "tokenizer", "scheduler"])
+        return load_base(base, ["vae", "unet", "text_encoder", "tokenizer", "scheduler"], **options)
     components = {
-        "vae": AutoModel.from_pretrained(base, subfolder="vae"),
-        "unet": UNet2DConditionModel.from_pretrained(base, subfolder="unet"),
-        "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder"),
+        "vae": AutoModel.from_pretrained(base, subfolder="vae", **options),
+        "unet": UNet2DConditionModel.from_pretrained(base, subfolder="unet", **options),
+        "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder", **options),
         "tokenizer": CLIPTokenizer.from_pretrained(base, subfolder="tokenizer"),
     }
     return components, json.loads((folder / "scheduler" / "scheduler_config.json").read_text())

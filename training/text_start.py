@@ -28,7 +28,7 @@ def teach_text_encoder(text_encoder, batch_of, steps: int, learning_rate: float 
         learning_rate (`float`): The largest; it falls to 0 along half a cosine.
 
     Returns:
-        `float`: Share of the coarse latents' variance that captions told in the last tenth of the steps.
+        `float`: Share of the coarse latents' variance that captions explained in the last tenth of the steps.
     """
     head = nn.Linear(text_encoder.config.hidden_size, 4 * COARSE_SIDE**2)
     head.to(next(text_encoder.parameters()).device)

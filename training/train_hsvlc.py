@@ -102,8 +102,8 @@ def add_data_arguments(parser):
         "--resolution",
         type=int,
         default=384,
-        help="Side of the training crops, in pixels. In smaller ones f_0 has 2 x 2 positions, all at a border, and "
-        "whole photos then cost more bits. Default: 384.",
+        help="Side of the training crops, in pixels. At 256 f_0 has 2 x 2 positions (at 128 one), all at a border, "
+        "and whole photos then cost more bits. Default: 384.",
     )
 
 
@@ -178,7 +178,8 @@ def export_codec(args, accelerator, hsvlc, vae, latents, variance, step):
 
 def main():
     args = parse_args()
-    accelerator = make_accelerator(args, find_unused_parameters=args.single_layer)
+    has_unused_blocks = args.single_layer or 0 in (args.code_channels or ())
+    accelerator = make_accelerator(args, find_unused_parameters=has_unused_blocks)
     if args.push_to_hub and accelerator.is_main_process:  # what would fail after training fails before it
         check_base(args.pretrained_model_name_or_path)
         create_repo(args.hub_model_id, exist_ok=True)

@@ -18,6 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsic_diffusers.bitstream import DEFAULT_MAX_SIDE
 from rsic_diffusers.files import write_file
 
 
@@ -74,17 +75,17 @@ def list_stages(args) -> list[Stage]:
 
     vae = add("vae", "train_tiny_vae.py", "vae", *photos, *measured, *VAE, options=args.vae)
     if not args.no_adversarial:
-        # After the first stage's own options (not VAE: the latents are settled), whose --pretrained_vae is not this
-        # one's.
+        # After the first stage's own options, whose --pretrained_vae is not this one's. The latents are settled.
         shared = (*photos, *measured, *shlex.split(args.vae))
-        adversarial = ("--pretrained_vae", vae, "--freeze_encoder", "--adversarial_weight", 0.5)
+        adversarial = ("--pretrained_vae", vae, "--freeze_encoder", "--equivariance", 0, "--adversarial_weight", 0.5)
         vae = add("adversarial", "train_tiny_vae.py", "vae", *shared, *adversarial, options=args.adversarial)
     base = add("base", "train_tiny_base.py", "rsic-tiny", *photos, "--vae", vae, options=args.base)
     model = ("--pretrained_model_name_or_path", base)
     hsvlc = add("hsvlc", "train_hsvlc.py", "hsvlc", *photos, *measured, *model, *CODEC, options=args.hsvlc)
     repo = args.output_dir / "rsic-tiny"
     publish = ("publish.py", "--full", "--base", base, "--hsvlc", hsvlc, "--output", repo, "--dry_run")
-    stages.append(Stage("rsic-tiny", tuple(map(str, (*publish, "--scheduler", *SAMPLER))), repo))
+    publish += ("--max_side", DEFAULT_MAX_SIDE, "--scheduler", *SAMPLER)
+    stages.append(Stage("rsic-tiny", tuple(map(str, publish)), repo))
     return stages
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from captions import describe_colours, is_cut_out, make_caption
-from checkpoints import list_checkpoints
+from checkpoints import find_checkpoint
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import compute_snr
@@ -39,7 +39,10 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae", required=True, help="Folder of the trained VAE.")
     parser.add_argument("--train_data_dir", nargs="+", required=True, help="Folders of photos, with labels.tsv.")
-    parser.add_argument("--pretrained_base", help="Folder of a base made before, to go on from.")
+    parser.add_argument(
+        "--pretrained_base",
+        help="Folder of a base made before, to go on from; its widths and its vocabulary stay.",
+    )
     parser.add_argument("--block_out_channels", type=int, nargs=3, default=(48, 96, 192))
     parser.add_argument(
         "--text_steps",
@@ -51,7 +54,8 @@ def parse_args():
     parser.add_argument(
         "--new_text_encoder",
         action="store_true",
-        help="With --pretrained_base: its UNet goes on, its captions start anew.",
+        help="With --pretrained_base: keep its UNet, but start with a new text encoder and with cross-attentions that "
+        "ignore captions.",
     )
     parser.add_argument("--text_width", type=int, default=128, help="Width of the text encoder.")
     parser.add_argument("--vocab_size", type=int, default=3000)
@@ -208,7 +212,7 @@ def main():
         return torch.stack(crops), tokens.input_ids
 
     has_new_text_encoder = args.new_text_encoder or not args.pretrained_base
-    goes_on = args.resume_from_checkpoint and list_checkpoints(Path(args.output_dir))
+    goes_on = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint) is not None
     if args.text_steps and has_new_text_encoder and not goes_on:
         rng = np.random.default_rng(args.seed)
 

@@ -38,7 +38,9 @@ DEFAULTS |= {"ema_decay": 0.995, "checkpointing_steps": 500}
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_data_dir", nargs="+", required=True, help="Folders of photos.")
+    parser.add_argument(
+        "--train_data_dir", nargs="+", required=True, help="Folders of photos. All are kept in memory."
+    )
     parser.add_argument("--validation_dir", help="Folder of photos that are measured and never trained on.")
     parser.add_argument(
         "--pretrained_vae",
@@ -60,8 +62,8 @@ def parse_args():
         "--standardisation_weight",
         type=float,
         default=0.5,
-        help="Of the loss that keeps each channel of the latents at mean 0 and variance 1. With 0.02 noise on latents "
-        "(--latent_noise) drives the variance up, step by step. Default: 0.5.",
+        help="Of the loss that keeps each channel of the latents at mean 0 and variance 1. At a weight of 0.02 the "
+        "noise on the latents (--latent_noise) drives their variance up, step by step. Default: 0.5.",
     )
     parser.add_argument("--gradient_weight", type=float, default=0.3, help="Weight of the loss on image gradients.")
     parser.add_argument(
@@ -74,7 +76,7 @@ def parse_args():
     parser.add_argument("--compile_dists", action="store_true", help="With torch.compile.")
     parser.add_argument("--freeze_encoder", action="store_true", help="Train the decoder alone: latents stay.")
     parser.add_argument("--adversarial_weight", type=float, default=0.0, help="Times the adaptive weight; 0: none.")
-    parser.add_argument("--adversarial_start", type=int, default=200, help="Steps of the discriminator alone.")
+    parser.add_argument("--adversarial_start", type=int, default=200, help="Steps before its verdict counts.")
     add_training_arguments(parser, cpu=DEFAULTS)
     args = parser.parse_args()
     if not 0 <= args.equivariance <= 1:
@@ -215,10 +217,11 @@ def vae_loss(model, image, args, perceptual, rng, step):
 
 
 @torch.no_grad()
-def log_validation(vae, folder, perceptual, max_side, step):
-    """Print PSNR, and LPIPS and DISTS where they are at hand, of the photos in `folder` through the VAE."""
+def log_validation(vae, photos, perceptual, max_side, step):
+    """Print PSNR, and LPIPS and DISTS where they are at hand, of photos (as `find_photos` gives them) and what the
+    VAE makes of them."""
     measured = []
-    for array, _ in load_photo_arrays(find_photos([folder]), 64, max_side):
+    for array, _ in load_photo_arrays(photos, 64, max_side):
         image = vae_input(torch.from_numpy(whole_positions(array).copy())[None].to(vae.device))
         decoded = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
         figures = {"PSNR": -10 * math.log10(((decoded - image) / 2).square().mean().item())}
@@ -227,7 +230,7 @@ def log_validation(vae, folder, perceptual, max_side, step):
                 figures |= {name: perceptual(name, decoded, image).item() for name in perceptual.names}
         measured.append(figures)
     means = ", ".join(f"{name} {np.mean([figures[name] for figures in measured]):.3f}" for name in measured[0])
-    print(f"step {step}: {means} over {len(measured)} photos of {folder}", flush=True)
+    print(f"step {step}: {means} over {len(measured)} photos", flush=True)
 
 
 def main():
@@ -236,6 +239,7 @@ def main():
     accelerator = make_accelerator(args, find_unused_parameters=args.freeze_encoder)
     if args.adversarial_weight and accelerator.num_processes > 1:
         raise SystemExit("--adversarial_weight trains in one process only; start the script without a launcher.")
+    held_out = find_photos([args.validation_dir]) if args.validation_dir else []
     listed = find_photos(args.train_data_dir)
     photos = [array for array, _ in load_photo_arrays(listed, args.resolution, args.max_side)]
     vae = make_vae(args)
@@ -253,8 +257,8 @@ def main():
 
     def export(model, step):
         model.vae.save_pretrained(Path(args.output_dir) / "vae")
-        if args.validation_dir:
-            log_validation(model.vae, args.validation_dir, perceptual, args.max_side, step)
+        if held_out:
+            log_validation(model.vae, held_out, perceptual, args.max_side, step)
 
     model = NoisyAutoencoder(vae, bool(args.adversarial_weight))
     train(args, accelerator, model, batch_of, loss_of, export)

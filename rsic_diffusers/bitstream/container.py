@@ -76,6 +76,9 @@ class Bitstream:
     _map_payload: bytes | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
+        for name in ("width", "height", "coded_side"):
+            if isinstance(getattr(self, name), np.integer):  # whose products and shifts could overflow
+                object.__setattr__(self, name, int(getattr(self, name)))
         _check_size(self.width, self.height, self.coded_side)
         _check_map(self.weight_map, grid_size(*self.coded_size))
         try:
@@ -85,11 +88,13 @@ class Bitstream:
         if not isinstance(self.fingerprint, bytes) or len(self.fingerprint) != FINGERPRINT_BYTES:
             raise BitstreamError(f"A fingerprint is {FINGERPRINT_BYTES} bytes, got {self.fingerprint!r}.")
         pixels = self.coded_size[0] * self.coded_size[1]
-        # An encoder that escapes every symbol would stay below a byte for each pixel.
+        # Codecs of ordinary widths stay far below a byte for each pixel, even where every symbol escapes. This bounds
+        # what a hostile file costs.
         if not isinstance(self.codes, bytes) or not _is_stream(len(self.codes), pixels):
+            found = f"{len(self.codes)} bytes" if isinstance(self.codes, bytes) else type(self.codes).__name__
             raise BitstreamError(
                 f"The codes are no rANS stream: expected bytes, a multiple of 4 from {MIN_CODE_BYTES} to the "
-                f"{pixels} coded pixels; got {type(self.codes).__name__} of length {len(self.codes)}."
+                f"{pixels} coded pixels; got {found}."
             )
 
     @property
@@ -113,7 +118,7 @@ class Bitstream:
     def _size_field(self) -> bytes:
         if self.coded_side is None:
             return _varint(self.width) + _varint(self.height)
-        packed = int(self.width) | int(self.height) << 14 | (int(self.coded_side) // SIDE_STEP - 1) << 28
+        packed = self.width | self.height << 14 | (self.coded_side // SIDE_STEP - 1) << 28
         return packed.to_bytes(4, "little")
 
     def to_bytes(self) -> bytes:
@@ -200,9 +205,15 @@ def _read_limited(file) -> bytes:
     is_text = isinstance(file, io.TextIOBase)
     if not is_text and hasattr(file, "seekable") and file.seekable():
         file.seek(0)
-    data = None if is_text else file.read(MAX_FILE_BYTES + 1)
-    if not isinstance(data, bytes):
-        raise BitstreamError(f"A file object must be opened in binary mode; this is a {type(file).__name__} of text.")
+    data, chunk = b"", None
+    while len(data) <= MAX_FILE_BYTES and chunk != b"":  # an unbuffered pipe gives what is there
+        chunk = None if is_text else file.read(MAX_FILE_BYTES + 1 - len(data))
+        if not isinstance(chunk, bytes):
+            raise BitstreamError(
+                f"A file object must be opened in binary mode, and its read() must give bytes; this "
+                f"{type(file).__name__} gives {'text' if is_text else type(chunk).__name__}."
+            )
+        data += chunk
     if len(data) > MAX_FILE_BYTES:
         raise _too_large(len(data))
     return data

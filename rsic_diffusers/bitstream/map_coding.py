@@ -6,8 +6,8 @@ each:
 
     0           R bytes of raw cells follow
     1 to R - 1  so many bytes follow: patches of one level, as boxes and masks make them (`PatchModel`)
-    R to 255    slopes, as heat maps have them (`SlopeModel`); R + T x (bytes that follow) + a digit from 0 to T - 1
-                above them, where T is how often the lengths 0 to R - 1 fit into what is left of the byte
+    R to 255    slopes, as heat maps have them (`SlopeModel`); R + T x (bytes that follow) + the code's first digit,
+                from 0 to T - 1, where T = max(1, (256 - R) // R): so the first byte has room for all lengths below R
 """
 
 import numpy as np
@@ -37,9 +37,14 @@ def decode_map(data: bytes, levels: int, rows: int, columns: int) -> tuple[Weigh
 
     Args:
         data (`bytes`): Starts with the map's bytes; more may follow.
+        levels (`int`): L, 1 (global mode) to 8.
+        rows, columns (`int`): Of the grid of cells.
 
     Returns:
-        `tuple[WeightMap, int]`: M, and how many bytes it took. ValueError if `data` is not what an encoder writes.
+        `tuple[WeightMap, int]`: M, and how many bytes it took.
+
+    Raises:
+        ValueError: `data` is not what an encoder writes.
     """
     if not data:
         raise ValueError("the map needs 1 byte, 0 are left")

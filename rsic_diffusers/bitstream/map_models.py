@@ -29,10 +29,10 @@ class PatchModel:
 
 
 class SlopeModel:
-    """Integer weights of the levels of the next cell: a bell around what its neighbours lead on to, wider where they
-    differ more.
+    """Integer weights of the levels of the next cell: a bell around a linear prediction from the cells before it.
 
-    Its numbers were fitted to Gaussian blobs with some noise, on grids of 4 x 6 to 16 x 16 cells.
+    It is wider where its neighbours differ more. Its numbers were fitted to Gaussian blobs with some noise, on grids
+    of 4 x 6 to 16 x 16 cells.
     """
 
     SCALE = 15  # bits of the sum of the bell's weights

@@ -9,7 +9,7 @@ CELL_PIXELS = 64
 CONSTANT_STEPS = 255  # a single constant is stored as one byte
 FAITHFUL = 0.5  # from this M on a picture counts as faithful rather than imagined
 DEFAULT_WEIGHT = 5 / 7  # M where something is referred to, or everywhere in global mode; docs/RESULTS.md says why
-DEFAULT_BACKGROUND = 2 / 7  # M beside what is referred to; so does docs/RESULTS.md
+DEFAULT_BACKGROUND = 2 / 7  # M elsewhere in referring mode; see docs/RESULTS.md too
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +35,29 @@ class WeightMap:
 
     @classmethod
     def constant(cls, weight: float, height: int, width: int) -> "WeightMap":
-        """Global mode: one value everywhere, for a picture of `height` x `width` pixels."""
+        """Global mode: one value everywhere, for a picture of `height` x `width` pixels.
+
+        Raises:
+            ValueError: `weight` is not in [0, 1].
+        """
+        _check_values(np.asarray(weight))
         return cls(np.full(grid_size(height, width), round(weight * CONSTANT_STEPS), np.uint8), levels=1)
 
     @classmethod
     def quantize(cls, values: np.ndarray, levels: int) -> "WeightMap":
-        """Referring mode: `values` in [0, 1] on the grid, rounded to the nearest of `levels` levels."""
+        """Referring mode: `values` in [0, 1] on the grid, rounded to the nearest of `levels` levels.
+
+        Raises:
+            ValueError: A value is not in [0, 1].
+        """
+        _check_values(values)
         return cls(np.round(values * (levels - 1)).astype(np.uint8), int(levels))
+
+
+def _check_values(values: np.ndarray) -> None:
+    outside = values[~((values >= 0) & (values <= 1))]
+    if outside.size:
+        raise ValueError(f"M must be in [0, 1], got {outside.flat[0]}.")
 
 
 def is_faithful(weights: np.ndarray) -> np.ndarray:

@@ -88,9 +88,11 @@ def load_helpers(args, dtype, device) -> dict:
 
         helpers["captioner"] = _load(args.captioner, Captioner.from_pretrained, args.captioner, dtype, device)
     if getattr(args, "referring_model", None):
-        from ..referring.heat_maps import load_referring_model
+        from ..referring.heat_maps import ReferringModel
 
-        helpers["referring_model"] = _load(args.referring_model, load_referring_model, args.referring_model, device)
+        helpers["referring_model"] = _load(
+            args.referring_model, ReferringModel.from_pretrained, args.referring_model, device
+        )
     return helpers
 
 

@@ -64,7 +64,9 @@ class Captioner:
 
     @classmethod
     @loading_alone()
-    def from_pretrained(cls, name, dtype="auto", device=None, prompt: str = PROMPT, **kwargs) -> "Captioner":
+    def from_pretrained(
+        cls, name, dtype="auto", device=None, prompt: str = PROMPT, max_new_tokens: int = MAX_NEW_TOKENS, **kwargs
+    ) -> "Captioner":
         """Load from a folder or the Hub; the size of the download is printed on stderr first.
 
         Args:
@@ -72,6 +74,7 @@ class Captioner:
             dtype (`torch.dtype`): Of the weights; by default as they were saved.
             device (*optional*): Where the model is and stays. By default it is loaded to the CPU, and follows the
                 pipeline that it is given to.
+            prompt (`str`), max_new_tokens (`int`): As above.
             kwargs: Of transformers' `from_pretrained`, for model and processor: revision, token, cache_dir, ...
 
         Raises:
@@ -100,7 +103,7 @@ class Captioner:
                 f"The weights of {name} lack {len(missing)} tensors of a {type(model).__name__}, {missing[0]} for "
                 f"example, so it cannot caption; give {EXPECTED}."
             )
-        return cls(model.to(device or "cpu"), processor, prompt, follows_pipeline=device is None)
+        return cls(model.to(device or "cpu"), processor, prompt, max_new_tokens, follows_pipeline=device is None)
 
     def to(self, device) -> "Captioner":
         self.model.to(device)

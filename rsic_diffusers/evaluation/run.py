@@ -23,7 +23,7 @@ from ..images import open_image
 from ..metadata import save_picture
 from ..pipelines.latents import decode_latents, encode_image, resize
 from ..pipelines.model_version import model_version
-from ..referring.heat_maps import load_referring_model
+from ..referring.heat_maps import ReferringModel
 from .equal_size import encode_at_size
 from .memory import watch_memory
 from .methods import VAE_ALONE
@@ -44,7 +44,7 @@ class Evaluation(EvaluationPlan):
         wanted = [(method.encoding, weight) for method in self.methods for weight in self.weights_of(method)]
         if self.has_regions:  # files of global mode take the sizes of these
             wanted = [("referring", weight) for weight in self.weights] + wanted
-        finder = self.referring_model and load_referring_model(self.referring_model, self.device)
+        finder = self.referring_model and ReferringModel.from_pretrained(self.referring_model, self.device)
         encoder = self._load(RSICEncoderPipeline, referring_model=finder)
         single = self._with_single_layer(encoder)
         for photo, (encoding, weight) in self._jobs("Encoding", dict.fromkeys(wanted)):

@@ -10,15 +10,36 @@ from .fixed_point import ACTIVATION_ONE, INT16_MAX, FixedPointConv2d
 from .rans import CDF_PRECISION
 
 
+LEAST_LIKELIHOOD = 1e-9  # of a symbol, so that its logarithm is finite
+
+
+class _LowerBound(torch.autograd.Function):
+    """max(x, bound), with the gradient that leads back up where x is below the bound.
+
+    By `clamp` a scale index below 0 would never come back, and its channel would be lost.
+    """
+
+    @staticmethod
+    def forward(ctx, x, bound):
+        ctx.save_for_backward(x)
+        ctx.bound = bound
+        return x.clamp_min(bound)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return torch.where((x >= ctx.bound) | (gradient < 0), gradient, 0), None
+
+
 class ConditionalPrior(nn.Module):
-    """The prior networks, coarse to fine, one for each scale.
+    """The prior networks, coarse to fine, one for each coded scale.
 
     The network of scale i sees the decoded codes of the scale above (enlarged to its own grid), that scale's hidden
     features (through which it sees all coarser ones), and the weight map. Nothing else: the decoder has all of it
     before it reads a symbol of scale i, and all of it is whole numbers.
 
     Args:
-        code_channels (`tuple[int]`): Channels of f_0 (coarsest) to f_3 (finest).
+        code_channels (`tuple[int]`): Channels of the coded scales, coarse to fine.
         hidden_channels (`int`): Width of the networks.
         num_scales (`int`): Entries in the table of Gaussian scales that the last layer points into.
         conditional (`bool`): False leaves the weight map alone to choose p(f_i | M): an ablation.
@@ -59,42 +80,46 @@ class ConditionalPrior(nn.Module):
 
         return super()._apply(apply, recurse)
 
-    def forward(self, i, weight_map, codes=None, hidden=None):
-        """Floating-point prior of scale i.
+    def forward(self, place, weight_map, codes=None, hidden=None):
+        """Floating-point prior of one scale.
 
         Args:
-            weight_map (`torch.Tensor` of shape (B, 1, h_i, w_i)): M on the grid of scale i, values in [0, 1].
-            codes, hidden (`torch.Tensor`): Decoded codes and hidden features of scale i - 1; None for i = 0.
+            place (`int`): Of the scale among the coded ones, coarse to fine.
+            weight_map (`torch.Tensor` of shape (B, 1, h, w)): M on the grid of the scale, values in [0, 1].
+            codes (`torch.Tensor` of shape (B, C', h', w')): Decoded, of the coded scale before; None for the first.
+            hidden (`torch.Tensor` of shape (B, hidden_channels, h', w')): That scale's features; None for the first.
 
         Returns:
-            mean (B, C_i, h_i, w_i), scale index in [0, num_scales - 1] (same shape, real-valued), hidden features.
+            mean (B, C, h, w), index into the table of scales in [0, num_scales - 1] (same shape, real-valued), hidden
+            features (B, hidden_channels, h, w).
         """
         # As in `_apply`; under autocast training would see another network.
         with torch.autocast(weight_map.device.type, enabled=False):
-            mean, index, hidden = self._run(i, weight_map, codes, hidden, integer=False)
-        return mean, index.clamp(0, self.num_scales - 1), hidden
+            mean, index, hidden = self._run(place, weight_map, codes, hidden, integer=False)
+        return mean, _LowerBound.apply(index, 0.0).clamp_max(self.num_scales - 1), hidden
 
-    def forward_integer(self, i, weight_map, codes=None, hidden=None):
-        """Integer prior of scale i: the same with every value times 256, whole numbers in float64 on the CPU.
+    def forward_integer(self, place, weight_map, codes=None, hidden=None):
+        """Integer prior of one scale: as `forward`, with every value times 256: whole numbers in float64 on the CPU.
 
         Returns:
-            mean in units of 1/256, scale index (int64), hidden features in units of 1/256.
+            Of the shapes that `forward` has: mean in units of 1/256, scale index (int64, not times 256), hidden
+            features in units of 1/256.
         """
-        mean, index, hidden = self._run(i, weight_map, codes, hidden, integer=True)
+        mean, index, hidden = self._run(place, weight_map, codes, hidden, integer=True)
         index = torch.floor((index + ACTIVATION_ONE // 2) / ACTIVATION_ONE).clamp(0, self.num_scales - 1)
         return mean, index.long(), hidden
 
-    def _run(self, i, weight_map, codes, hidden, integer):
+    def _run(self, place, weight_map, codes, hidden, integer):
         limit = INT16_MAX if integer else INT16_MAX / ACTIVATION_ONE
         x = weight_map
-        if self.conditional and i > 0:
+        if self.conditional and place > 0:
             above = torch.cat([codes.clamp(-limit, limit), hidden], dim=1)
             x = torch.cat([x, F.interpolate(above, size=x.shape[-2:], mode="nearest-exact")], dim=1)
         if not integer:
-            x = x.to(self.head[i].weight)
-        for layer in self.body[i]:
+            x = x.to(self.head[place].weight)
+        for layer in self.body[place]:
             x = layer.forward_integer(x) if integer else layer(x)
-        out = self.head[i].forward_integer(x) if integer else self.head[i](x)
+        out = self.head[place].forward_integer(x) if integer else self.head[place](x)
         mean, index = out.chunk(2, dim=1)
         return mean, index, x
 
@@ -194,7 +219,7 @@ class GaussianCDFTables(nn.Module):
         return bool((self.cdf_length > 0).all())
 
     def as_lists(self):
-        """`(cdfs, cdf_lengths, offsets)` as compressai's coder takes them."""
+        """Three lists, CDFs, their lengths and their offsets, as compressai's coder takes them."""
         return self.cdf.tolist(), self.cdf_length.tolist(), self.offset.tolist()
 
     def bits(self, symbols: torch.Tensor, indexes: torch.Tensor) -> float:
@@ -213,4 +238,4 @@ def gaussian_bits(residual: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     residual = -residual.abs()
     upper = torch.special.ndtr((residual + 0.5) / scale)
     lower = torch.special.ndtr((residual - 0.5) / scale)
-    return -torch.log2((upper - lower).clamp_min(1e-9))
+    return -torch.log2(_LowerBound.apply(upper - lower, LEAST_LIKELIHOOD))

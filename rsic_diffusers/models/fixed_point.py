@@ -57,6 +57,10 @@ class FixedPointConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def update(self) -> None:
+        """ValueError if a weight is not finite, or a bias is too large for 32 bits."""
+        largest_bias = (1 << 31) / (ACTIVATION_ONE * WEIGHT_ONE)
+        if not (bool(self.weight.isfinite().all()) and bool((self.bias.abs() < largest_bias).all())):
+            raise ValueError("A prior of this HSVLC holds NaN, infinite or huge weights: its training diverged.")
         weight = torch.round(self.weight.double() * WEIGHT_ONE).clamp(-INT16_MAX, INT16_MAX)
         self.weight_integer.copy_(weight)
         self.bias_integer.copy_(torch.round(self.bias.double() * (ACTIVATION_ONE * WEIGHT_ONE)))

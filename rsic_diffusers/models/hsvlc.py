@@ -14,7 +14,7 @@ from .fixed_point import ACTIVATION_ONE, round_ste
 from .layers import DownBlock, ResidualBlock, UpBlock
 from .outputs import Conditions, HSVLCCompressOutput, HSVLCOutput
 from .rans import RansDecoder, RansEncoder
-from .rate import LEVELS, PAPER_PROFILE, rate_weight
+from .rate import MEASURED_LEVELS, PAPER_PROFILE, distortion_weight
 from .validation import check_coding_state, check_config, coding_digest
 
 
@@ -174,6 +174,12 @@ class HSVLC(ModelMixin, ConfigMixin):
         Args:
             weight_map (`torch.Tensor` of shape (B, 1, ceil(height/8), ceil(width/8))): M, values in [0, 1].
             height, width (`int`): Of the latents.
+
+        Returns:
+            [`Conditions`]
+
+        Raises:
+            ValueError: `weight_map` has another shape.
         """
         self._check_map_shape(weight_map, len(weight_map), height, width)
         # Whole 1/256ths, so that this prior and the fixed-point one see the same M. They are rounded in float32, since
@@ -201,8 +207,8 @@ class HSVLC(ModelMixin, ConfigMixin):
     def _condition(self, maps: list[torch.Tensor]) -> Conditions:
         return Conditions(
             maps,
-            down=[down.block.sft(level_map) for down, level_map in zip(reversed(self.down), maps[:-1], strict=True)],
-            up=[up.block.sft(level_map) for up, level_map in zip(self.up, maps[:-1], strict=True)],
+            down=[down.block.sft(scale_map) for down, scale_map in zip(reversed(self.down), maps[:-1], strict=True)],
+            up=[up.block.sft(scale_map) for up, scale_map in zip(self.up, maps[:-1], strict=True)],
             out=self.out_block.sft(maps[-1]),
             # 1 where M = 1.
             gains=[
@@ -211,8 +217,8 @@ class HSVLC(ModelMixin, ConfigMixin):
             ],
         )
 
-    def _gate(self, i: int, level_map: torch.Tensor) -> torch.Tensor:
-        return level_map >= self.gates[i]
+    def _gate(self, i: int, scale_map: torch.Tensor) -> torch.Tensor:
+        return scale_map >= self.gates[i]
 
     def _check_map_shape(self, weight_map: torch.Tensor, batch: int, height: int, width: int) -> None:
         expected = self.map_shape(height, width, batch)
@@ -306,9 +312,9 @@ class HSVLC(ModelMixin, ConfigMixin):
         for i, block in enumerate(self.up):
             if i in self.coded_scales:
                 y = self._project(i, features, x, conditions)  # (B, C_i, h_i, w_i)
-                level_map = conditions.maps[i]
-                mean, index, hidden = self.prior(self.coded_scales.index(i), level_map, code, hidden)
-                gate = self._gate(i, level_map)
+                scale_map = conditions.maps[i]
+                mean, index, hidden = self.prior(self.coded_scales.index(i), scale_map, code, hidden)
+                gate = self._gate(i, scale_map)
                 if finest is not None:
                     gate = gate & (finest >= i).view(-1, 1, 1, 1)
                 residual = self._without_padding(i, y - mean, height, width)
@@ -366,11 +372,14 @@ class HSVLC(ModelMixin, ConfigMixin):
         Args:
             weight_map (`torch.Tensor` of any shape): M, values in [0, 1].
 
+        Returns:
+            `torch.Tensor` of the same shape.
+
         Raises:
             ValueError: The config holds no `latent_variance`.
         """
         variance = self._measured("latent_variance")
-        weights = rate_weight(weight_map, self.config.rate_lambda, self.config.lambda_growth)
+        weights = distortion_weight(weight_map, self.config.rate_lambda, self.config.lambda_growth)
         return weights * len(variance) / sum(variance)
 
     def _measured(self, name: str) -> list[float]:
@@ -384,8 +393,8 @@ class HSVLC(ModelMixin, ConfigMixin):
 
     def _at_levels(self, name: str, weight_map: torch.Tensor) -> torch.Tensor:
         logs = torch.tensor(self._measured(name), dtype=torch.float32, device=weight_map.device).log()
-        position = weight_map.float().clamp(0, 1) * (LEVELS - 1)
-        below = position.floor().clamp_max(LEVELS - 2).long()
+        position = weight_map.float().clamp(0, 1) * (MEASURED_LEVELS - 1)
+        below = position.floor().clamp_max(MEASURED_LEVELS - 2).long()
         return torch.lerp(logs[below], logs[below + 1], position - below).exp()
 
     # ------------------------------------------------------------------------------------------------------ coding
@@ -414,7 +423,8 @@ class HSVLC(ModelMixin, ConfigMixin):
 
         Args:
             latents (`torch.Tensor` of shape (1, 4, h, w)): scaling_factor x the VAE's latents, any h and w.
-            weight_map (`torch.Tensor` of shape (1, 1, ceil(h/8), ceil(w/8))): M, values in [0, 1].
+            weight_map (`torch.Tensor` of shape (1, 1, ceil(h/8), ceil(w/8))): M, values in [0, 1], in float32 or
+                float64.
 
         Returns:
             [`HSVLCCompressOutput`]: The stream, and the information content of each scale.
@@ -424,9 +434,10 @@ class HSVLC(ModelMixin, ConfigMixin):
         """
         height, width = latents.shape[-2:]
         self._check_latents(latents)
+        latents = latents.to(self.device, self.dtype)
         self._check_coding(weight_map, height, width)
         integer_maps = self._integer_maps(weight_map, height, width)
-        conditions = self._condition([(level_map / ACTIVATION_ONE).to(latents) for level_map in integer_maps])
+        conditions = self._condition([(scale_map / ACTIVATION_ONE).to(latents) for scale_map in integer_maps])
         features = self._analyse(latents, conditions)
         encoder, bits = RansEncoder(self.tables.as_lists()), []
         priors = IntegerPriors(self.prior, self.coded_scales, self.gates, integer_maps)
@@ -456,7 +467,8 @@ class HSVLC(ModelMixin, ConfigMixin):
 
         Args:
             data (`bytes`): The stream.
-            weight_map (`torch.Tensor` of shape (1, 1, ceil(h/8), ceil(w/8))): The M it was coded with.
+            weight_map (`torch.Tensor` of shape (1, 1, ceil(h/8), ceil(w/8))): The M it was coded with, in float32 or
+                float64.
             shape (`tuple[int, int]`): Height and width of the latents.
 
         Returns:
@@ -467,7 +479,7 @@ class HSVLC(ModelMixin, ConfigMixin):
                 NaN.
         """
         priors = self._read(data, weight_map, shape)
-        conditions = self._condition([(level_map / ACTIVATION_ONE).to(self.start) for level_map in priors.maps])
+        conditions = self._condition([(scale_map / ACTIVATION_ONE).to(self.start) for scale_map in priors.maps])
         x = self._start(conditions)
         for i, block in enumerate(self.up):
             if i in self.coded_scales:
@@ -522,6 +534,11 @@ class HSVLC(ModelMixin, ConfigMixin):
 
     def _check_coding(self, weight_map: torch.Tensor, height: int, width: int) -> None:
         self._check_map_shape(weight_map, 1, height, width)
+        if weight_map.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"weight_map is {weight_map.dtype}; give M in float32: half precision rounds it, and its files could "
+                "not be decoded."
+            )
         if not bool(((weight_map >= 0) & (weight_map <= 1)).all()):
             raise ValueError("weight_map must hold numbers between 0 and 1; it holds others, or NaN.")
         self.require_tables()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from .rate import LEVELS
+from .rate import MEASURED_LEVELS
 
 
 @torch.no_grad()
@@ -18,7 +18,7 @@ def measure_codec(hsvlc, latents: Iterable[torch.Tensor]) -> None:
         latents (iterable of `torch.Tensor` of shape (1, 4, h, w)): scaling_factor x the VAE's latents, of photos that
             the codec will meet the like of. A few dozen are enough.
     """
-    bits, squared_error, positions = [0.0] * LEVELS, [0.0] * LEVELS, 0
+    bits, squared_error, positions = [0.0] * MEASURED_LEVELS, [0.0] * MEASURED_LEVELS, 0
     total = squared_total = torch.zeros(hsvlc.config.latent_channels, dtype=torch.float64)
     for latent in latents:
         latent = latent.to(hsvlc.device, hsvlc.dtype)
@@ -26,8 +26,8 @@ def measure_codec(hsvlc, latents: Iterable[torch.Tensor]) -> None:
         positions += shape[0] * shape[1]
         total = total + latent.double().sum(dim=(0, 2, 3)).cpu()
         squared_total = squared_total + latent.double().square().sum(dim=(0, 2, 3)).cpu()
-        for k in range(LEVELS):
-            weight_map = torch.full(hsvlc.map_shape(*shape), k / (LEVELS - 1))
+        for k in range(MEASURED_LEVELS):
+            weight_map = torch.full(hsvlc.map_shape(*shape), k / (MEASURED_LEVELS - 1))
             data = hsvlc.compress(latent, weight_map).data
             decoded = hsvlc.decompress(data, weight_map, shape)
             bits[k] += 8 * len(data)

@@ -13,8 +13,8 @@ class HSVLCOutput(BaseOutput):
 
     Args:
         sample (`torch.Tensor` of shape (B, 4, h, w)): The decoded latents.
-        bits (`list[torch.Tensor]`): For each scale, coarse to fine, bits by code element, (B, C_i, h_i, w_i);
-            zero behind closed gates.
+        bits (`list[torch.Tensor]`, *optional*): For each coded scale, coarse to fine, bits by code element,
+            (B, C_i, h_i, w_i); zero behind closed gates. None unless they were asked for.
     """
 
     sample: torch.Tensor
@@ -28,7 +28,8 @@ class HSVLCCompressOutput(BaseOutput):
 
     Args:
         data (`bytes`): The rANS stream.
-        bits_per_scale (`list[float]`): Information content of each coded scale in bits, coarse to fine.
+        bits_per_scale (`list[float]`): Information content of each coded scale in bits, coarse to fine (digits
+            after an escape not counted).
     """
 
     data: bytes

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 
-LEVELS = 8  # at most so many levels of M; what a codec costs is measured at M = 0, 1/7, ..., 1
+MEASURED_LEVELS = 8  # what a codec costs and loses is measured at M = 0, 1/7, ..., 1
 
 # The paper's gates, and its lambda(M) = 0.01 exp(7 M) for a rate in bits per pixel. Here the rate is in bits per
 # latent position, which stands for 64 pixels.
@@ -16,7 +16,7 @@ PAPER_PROFILE: dict[str, Any] = {"gates": (0.0, 0.5, 0.75, 0.875), "rate_lambda"
 SMOOTH_PROFILE: dict[str, Any] = {"gates": (0.0, 0.0, 0.1, 0.2), "rate_lambda": 0.14, "lambda_growth": 8.2}
 
 
-def rate_weight(weight, rate_lambda: float, lambda_growth: float):
+def distortion_weight(weight, rate_lambda: float, lambda_growth: float):
     """lambda(M): how many bits per latent position the codec gives for one unit of relative squared error.
 
     Args:

@@ -1,18 +1,20 @@
 """Checks of a codec: of its config before anything is allocated, and of its integers before they are coded with."""
 
 import hashlib
-import math
+import sys
 
 import torch
 
 from .fixed_point import ACTIVATION_BITS, WEIGHT_BITS, FixedPointConv2d
 from .rans import CDF_PRECISION
-from .rate import LEVELS
+from .rate import MEASURED_LEVELS
 
 
+LARGEST_FLOAT = sys.float_info.max
 NUM_TRANSFORM_SCALES = 4
 MAX_CHANNELS = 1024
 MAX_TABLES = 129  # what the priors' 16-bit outputs, in 1/256, can point at
+MAX_LAMBDA_GROWTH = 50  # the paper's is 7; exp(50) is far beyond all use, and finite
 MAX_SCALE = 256.0  # of a Gaussian, in symbols, which are at most 127 in size
 
 
@@ -47,13 +49,17 @@ def check_config(config: dict) -> None:
             f"HSVLC's scale_min and scale_max must go up, to at most {MAX_SCALE:g}; got {config['scale_min']!r} and "
             f"{config['scale_max']!r}."
         )
-    if not _is_number(config["lambda_growth"]):
-        raise ValueError(f"HSVLC's lambda_growth must be a finite number, got {config['lambda_growth']!r}.")
+    if not (_is_positive(config["lambda_growth"]) and config["lambda_growth"] <= MAX_LAMBDA_GROWTH):
+        raise ValueError(
+            f"HSVLC's lambda_growth must be a number above 0, at most {MAX_LAMBDA_GROWTH}; got "
+            f"{_short(config['lambda_growth'])}."
+        )
     if config["scaling_factor"] is not None and not _is_positive(config["scaling_factor"]):
         raise ValueError(
             f"HSVLC's scaling_factor must be a positive number or None, got {config['scaling_factor']!r}."
         )
-    lengths = {"latent_variance": config["latent_channels"], "level_bpp": LEVELS, "level_error": LEVELS}
+    lengths = {"latent_variance": config["latent_channels"], "level_bpp": MEASURED_LEVELS}
+    lengths["level_error"] = MEASURED_LEVELS
     for name, length in lengths.items():
         if config[name] is not None:
             _check_list(config, name, length, _is_positive, "positive numbers")
@@ -63,7 +69,8 @@ def check_config(config: dict) -> None:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # JSON may hold whole numbers that no float can.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT
 
 
 def _is_positive(value) -> bool:
@@ -104,7 +111,7 @@ def check_coding_state(hsvlc) -> None:
         if tensor.dtype != dtype:
             raise ValueError(f"This HSVLC holds {name} as {tensor.dtype}, expected {dtype}.")
     if not bool(((hsvlc.codec_id >= 0) & (hsvlc.codec_id < 256)).all()):
-        raise ValueError("This HSVLC's codec_id does not hold two bytes: the checkpoint is damaged.")
+        raise ValueError("This HSVLC's fingerprint (the buffer codec_id) is not two bytes: the checkpoint is damaged.")
     _check_tables(tables.cdf.cpu().long(), tables.cdf_length.cpu().long(), tables.offset.cpu().long())
     digest = hsvlc.config.coding_digest
     if digest is not None and digest != coding_digest(hsvlc):

@@ -26,8 +26,8 @@ def fit_budget(
     take turns, from the centre of what matters outwards. If the next step of that ladder is too large for what is left
     of the budget, the cells with the least weight get the rest. In global mode the ladder is that of the constant M.
 
-    Codes are whole words of 4 bytes, so a budget below about 130 bytes may stay empty by more than 3 %. So may the
-    budget of a map with few cells or few levels.
+    A file within 1 % of the budget ends the search. Codes are whole words of 4 bytes, so of a small budget, and of
+    that of a map with few cells or few levels, more than 1 % may stay empty.
 
     Args:
         wanted (`WeightMap`): M as it was asked for.

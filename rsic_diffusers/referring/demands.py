@@ -133,14 +133,15 @@ def make_weight_map(
         levels (`int`): L, the number of levels of M, 2 to 8.
         coded_size (`tuple[int, int]`, *optional*): Height and width at which the picture is coded, if not its own; a
             cell is 64 x 64 pixels of it.
-        locate (`Callable`): Gives the heat map of a phrase, an array in [0, 1] of any resolution.
+        locate (`Callable`, *optional*): Gives the heat map of a phrase, an array in [0, 1] of any resolution. Phrases
+            need it.
         lambda_growth (`float`): g, see `HSVLC.config.lambda_growth`.
 
     Returns:
         `WeightMap`: In referring mode.
 
     Raises:
-        ValueError: A demand is malformed, or lies outside the picture.
+        ValueError: A demand is malformed or lies outside the picture, or a phrase has no `locate`.
     """
     check_weight("background", background)
     check_levels(levels)
@@ -148,7 +149,8 @@ def make_weight_map(
     values = np.full(grid_size(*coded_size), float(background))
     for demand in demands:
         if demand.phrase is not None:
-            assert locate is not None  # the encoder refuses phrases without a referring model
+            if locate is None:
+                raise ValueError(f"The phrase {demand.phrase!r} needs `locate`, which finds it in the picture.")
             heat = resize_array(locate(demand.phrase), coded_size, Image.Resampling.BILINEAR)
             asked = demand.weight * pool_to_grid(heat)
         else:

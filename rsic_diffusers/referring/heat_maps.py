@@ -16,6 +16,7 @@ from .gem import PROMPT, gem_scores
 
 logger = logging.get_logger(__name__)
 
+KINDS = ("CLIPModel", "CLIPSegForImageSegmentation")
 GEM_SIDE = 448  # as the authors have it
 CLIPSEG_SIDE = 352  # as it was trained
 # A phrase whose highest score is below this is taken to be absent. CLIPSeg's score is a probability, with the border
@@ -46,38 +47,41 @@ class ReferringModel:
     def __call__(self, image: PIL.Image.Image, phrase: str) -> np.ndarray:
         return heat_map(self.model, self.tokenizer, image, phrase)
 
+    @classmethod
+    @loading_alone()
+    def from_pretrained(cls, name, device=None, **kwargs) -> "ReferringModel":
+        """Load from a folder or the Hub, in float32.
+
+        Args:
+            name (`str` or path): Of a CLIP or CLIPSeg.
+            device (*optional*): Where the model is and stays. By default it is loaded to the CPU, and follows the
+                pipeline that it is given to.
+            kwargs: Of transformers' `from_pretrained`, for model and tokenizer: revision, token, cache_dir, ...
+
+        Raises:
+            ValueError: The model is of another kind, or its file lacks weights.
+            OSError: There is no such model, or no way to it.
+        """
+        import transformers  # takes long, and boxes and masks need none of it
+
+        architecture = (transformers.AutoConfig.from_pretrained(name, **kwargs).architectures or ["?"])[0]
+        if architecture not in KINDS:
+            raise ValueError(f"{name} is a {architecture}; phrases are found by a {' or a '.join(KINDS)}.")
+        model, report = getattr(transformers, architecture).from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **kwargs
+        )
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise ValueError(
+                f"The weights of {name} lack {len(missing)} tensors of a {architecture}, {missing[0]} for example, so "
+                "it cannot find phrases."
+            )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **kwargs)
+        return cls(model.eval().to(device or "cpu"), tokenizer, follows_pipeline=device is None)
+
     def to(self, device) -> "ReferringModel":
         self.model.to(device)
         return self
-
-
-@loading_alone()
-def load_referring_model(name, device=None) -> ReferringModel:
-    """Load a referring model from a folder or the Hub, in float32.
-
-    Args:
-        name (`str` or path): Of a CLIP or CLIPSeg.
-        device (*optional*): Where it is and stays. By default it is loaded to the CPU, and follows the pipeline that
-            it is given to.
-
-    Raises:
-        ValueError: The model is of another kind, or its file lacks weights.
-    """
-    import transformers  # takes long, and boxes and masks need none of it
-
-    architecture = (transformers.AutoConfig.from_pretrained(name).architectures or ["?"])[0]
-    classes = {name: getattr(transformers, name) for name in ("CLIPModel", "CLIPSegForImageSegmentation")}
-    if architecture not in classes:
-        raise ValueError(f"{name} is a {architecture}; phrases are found by a {' or a '.join(classes)}.")
-    model, report = classes[architecture].from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ValueError(
-            f"The weights of {name} lack {len(missing)} tensors of a {architecture}, {missing[0]} for example, so it "
-            "cannot find phrases."
-        )
-    model = model.eval().to(device or "cpu")
-    return ReferringModel(model, transformers.AutoTokenizer.from_pretrained(name), follows_pipeline=device is None)
 
 
 @torch.no_grad()

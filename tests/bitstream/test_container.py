@@ -242,7 +242,8 @@ def test_unused_bits_of_captions_are_zero(codec):
         ("caption_codec", "zstd", "caption_codec"),
         ("codes", bytes(4), "rANS"),
         ("codes", bytes(10), "rANS"),
-        ("codes", bytearray(8), "rANS"),
+        ("codes", bytearray(8), "got bytearray"),
+        ("codes", None, "got NoneType"),
         ("codes", bytes(500 * 375 + 4), "rANS"),
         ("fingerprint", b"abc", "fingerprint"),
         ("coded_side", 100, "multiple of 128"),
@@ -263,6 +264,29 @@ def test_files_come_from_paths_bytes_and_file_objects(tmp_path):
         assert [Bitstream.read(source).to_bytes() for source in sources] == [data] * 6
     with pytest.raises(BitstreamError, match="binary mode"):
         Bitstream.read(StringIO("RS"))
+
+    class InPieces(BytesIO):
+        """An unbuffered pipe gives what is there."""
+
+        def read(self, size):
+            return super().read(min(size, 100))
+
+    assert Bitstream.read(InPieces(data)).to_bytes() == data
+
+    class Empty:
+        """A non-blocking pipe without data."""
+
+        def read(self, size):
+            return None
+
+    with pytest.raises(BitstreamError, match="gives NoneType"):
+        Bitstream.read(Empty())
+
+
+def test_sizes_may_be_integers_of_numpy():
+    """Whose products would overflow in their own type."""
+    file = make()
+    assert replace(file, width=np.uint16(file.width), height=np.int16(file.height)).to_bytes() == file.to_bytes()
 
 
 def test_files_larger_than_any_are_refused_unread(tmp_path):

@@ -193,8 +193,8 @@ def test_a_decoder_written_from_the_document_reads_the_same(name):
     levels = (flags & 7) + 1
     rows, columns = (ceil(side / 64) for side in size)
     cells = np.array(read_map(data, levels, rows, columns)).reshape(rows, columns)
-    M = (cells / (255 if levels == 1 else levels - 1)).astype(np.float32)
-    m = np.round(M.astype(float) * 256).astype(np.int64)
+    most = 255 if levels == 1 else levels - 1
+    m = (512 * cells.astype(np.int64) + most) // (2 * most)
     scales = read_symbols(data.data[data.place :], weights, config, m, [ceil(side / 8) for side in size])
 
     file = Bitstream.from_bytes(whole)

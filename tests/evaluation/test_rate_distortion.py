@@ -1,6 +1,19 @@
-"""Rates and distortions, summed up."""
+"""Rates and distortions of codecs, and what they are summed up to."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+
+from rsic_diffusers import HSVLC
+from rsic_diffusers.hub import resolve_model
+
+
+ABLATIONS = {"single layer": {"single_layer": True}, "no conditional prior": {"conditional_prior": False}}
 
 
 def test_half_the_bits_are_half_the_bits():
@@ -30,3 +43,36 @@ def test_curves_that_fall_have_no_difference():
         curve = {"bpp": rates, "mse": np.array(falling)}
         for pair in ((curve, rising), (rising, curve)):
             assert np.isnan(bjontegaard_difference(bjontegaard.bd_rate, *pair, "mse"))
+
+
+def test_the_command_compares_codecs_and_the_vae_alone(photo, tmp_path):
+    photo = photo.crop((0, 0, 200, 152))
+    (tmp_path / "photos").mkdir()
+    photo.save(tmp_path / "photos" / "photo.png")
+    annotations = [{"file": "photo.png", "box": [0.25, 0.25, 0.5, 0.75]}]
+    (tmp_path / "photos" / "annotations.json").write_text(json.dumps(annotations))
+    rsic_tiny = Path(resolve_model("rsic-tiny"))
+    codecs = ["--codec", f"ours={rsic_tiny / 'hsvlc'}"]
+    trained = HSVLC.from_pretrained(rsic_tiny / "hsvlc")
+    for name, options in ABLATIONS.items():
+        torch.manual_seed(0)
+        codec = HSVLC.from_config(trained.config, **options).eval()  # untrained: what is tested is the command
+        codec.update()
+        codec.save_pretrained(tmp_path / name)
+        codecs += ["--codec", f"{name}={tmp_path / name}"]
+    module = "rsic_diffusers.evaluation.experiments.rate_distortion"
+    output = tmp_path / "rd"
+    subprocess.run([sys.executable, "-m", module, tmp_path / "photos", "--output", output] + codecs, check=True)
+    table = (output / "table.md").read_text()
+    for name in ABLATIONS:
+        assert f"BD-rate of ours to {name}, constant M" in table
+    assert (output / "curve.png").exists()
+
+    vae = AutoencoderTiny.from_pretrained(rsic_tiny, subfolder="vae").float()
+    original = np.asarray(photo).astype(np.float32)
+    with torch.no_grad():
+        pixels = torch.from_numpy(original / 127.5 - 1).permute(2, 0, 1)[None]
+        picture = vae.decode(vae.encode(pixels).latents).sample[0].permute(1, 2, 0).clamp(-1, 1).numpy()
+    error = (np.round((picture + 1) * 127.5) - original) ** 2
+    whole, inside = (-10 * np.log10(part.mean() / 255**2) for part in (error, error[38:114, 50:100]))
+    assert f"The VAE alone: PSNR {whole:.2f} dB, {inside:.2f} dB inside the box" in table

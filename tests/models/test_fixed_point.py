@@ -1,6 +1,7 @@
 """Fixed-point convolutions: exact, and what training sees."""
 
 import numpy as np
+import pytest
 import torch
 
 from rsic_diffusers.models.fixed_point import FixedPointConv2d
@@ -24,6 +25,14 @@ def test_fixed_point_convolution_equals_python_integers():
                         for dx in range(3):
                             total += weight[o][c][dy][dx] * int(padded[c, row + dy, column + dx])
                 assert int(ours[0, o, row, column]) == min(max((total + 2048) >> 12, 0), 32767)
+
+
+@pytest.mark.parametrize("name, value", [("weight", float("inf")), ("bias", float("nan")), ("bias", 3000.0)])
+def test_what_no_integer_can_be_is_refused(name, value):
+    layer = FixedPointConv2d(3, 2, 3)
+    getattr(layer, name).data.view(-1)[0] = value
+    with pytest.raises(ValueError, match="training diverged"):
+        layer.update()
 
 
 def test_fixed_point_convolution_is_what_training_sees():

@@ -190,6 +190,8 @@ def test_bad_input_is_named(hsvlc, photo_latents):
         hsvlc.compress(photo_latents, good[..., :2])
     with pytest.raises(ValueError, match="NaN"):
         hsvlc.compress(photo_latents, good * float("nan"))
+    with pytest.raises(ValueError, match="bfloat16; give M in float32"):
+        hsvlc.compress(photo_latents, good.bfloat16())
     with pytest.raises(ValueError, match="NaN"):
         hsvlc.compress(photo_latents * float("nan"), good)
     with pytest.raises(ValueError, match="one latent at a time"):

@@ -8,7 +8,7 @@ import torch
 
 from rsic_diffusers import HSVLC
 from rsic_diffusers.models.measurement import measure_codec
-from rsic_diffusers.models.rate import PAPER_PROFILE, rate_weight
+from rsic_diffusers.models.rate import PAPER_PROFILE, distortion_weight
 from rsic_diffusers.pipelines.latents import encode_image
 
 
@@ -21,15 +21,15 @@ def test_the_default_codec_is_the_papers():
     assert tuple(config.gates) == (0, 1 / 2, 3 / 4, 7 / 8)
     for weight in (0.0, 0.3, 1.0):
         per_pixel = 0.01 * math.exp(7 * weight)
-        assert rate_weight(weight, config.rate_lambda, config.lambda_growth) == pytest.approx(64 * per_pixel)
+        assert distortion_weight(weight, config.rate_lambda, config.lambda_growth) == pytest.approx(64 * per_pixel)
     assert PAPER_PROFILE["gates"] == config.gates
 
 
-def test_rate_weight_takes_numbers_arrays_and_tensors():
+def test_distortion_weight_takes_numbers_arrays_and_tensors():
     weights = [0.0, 0.25, 1.0]
     expected = [0.2 * math.exp(6 * weight) for weight in weights]
-    np.testing.assert_allclose(rate_weight(np.array(weights), 0.2, 6.0), expected)
-    torch.testing.assert_close(rate_weight(torch.tensor(weights), 0.2, 6.0), torch.tensor(expected))
+    np.testing.assert_allclose(distortion_weight(np.array(weights), 0.2, 6.0), expected)
+    torch.testing.assert_close(distortion_weight(torch.tensor(weights), 0.2, 6.0), torch.tensor(expected))
 
 
 def test_error_and_rate_are_interpolated_between_the_levels():

@@ -143,6 +143,15 @@ def test_bad_demands_are_named(arguments, message):
         map_of(100, 300, **arguments)
 
 
+def test_m_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="got 1.2"):
+        WeightMap.constant(1.2, 128, 128)
+    with pytest.raises(ValueError, match="got nan"):
+        WeightMap.quantize(np.array([[0.0, np.nan]]), 8)
+    with pytest.raises(ValueError, match="'dog' needs `locate`"):
+        make_weight_map(128, 128, [Demand(phrase="dog")])
+
+
 def test_demands_keep_their_own_weights():
     demands = [{"box": (0, 0, 64, 64)}, Demand(box=(128, 0, 192, 64), weight=0.6), {"point": (288, 32), "weight": 0.2}]
     values = map_of(64, 320, referring=demands, weight=0.8, background=0.1).values[0]

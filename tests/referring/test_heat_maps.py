@@ -7,7 +7,7 @@ from tiny_clip import TINY
 from transformers import CLIPConfig, CLIPModel, CLIPSegProcessor, CLIPVisionModelWithProjection
 
 from rsic_diffusers.referring import heat_maps
-from rsic_diffusers.referring.heat_maps import ReferringModel, heat_map, load_referring_model, min_max
+from rsic_diffusers.referring.heat_maps import ReferringModel, heat_map, min_max
 
 
 @pytest.mark.parametrize("name", ["clip", "clipseg"])
@@ -27,7 +27,7 @@ def test_a_model_that_lacks_weights_is_refused(clip, tokenizer, tmp_path):
     clip.save_pretrained(tmp_path, state_dict=weights)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lack .* tensors of a CLIPModel, vision_model.encoder"):
-        load_referring_model(tmp_path)
+        ReferringModel.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["clip", "clipseg"])

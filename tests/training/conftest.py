@@ -17,15 +17,26 @@ def training_on_path(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
 
-@pytest.fixture
-def run_script(monkeypatch, capsys):
-    """Run a training script in this process and return what it printed; with `refused`, its last words."""
+@pytest.fixture(autouse=True)
+def forget_accelerator():
+    """A function that clears what accelerate keeps for the whole process, so that each run starts afresh."""
 
-    def run(script, *arguments, refused=False):
+    def forget():
         from accelerate.state import AcceleratorState, GradientState, PartialState
 
         for state in (AcceleratorState, GradientState, PartialState):
             state._shared_state.clear()
+
+    forget()
+    return forget
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys, forget_accelerator):
+    """Run a training script in this process and return what it printed; with `refused`, its last words."""
+
+    def run(script, *arguments, refused=False):
+        forget_accelerator()
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         capsys.readouterr()
         try:

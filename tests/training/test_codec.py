@@ -112,6 +112,27 @@ def test_profiles_and_single_options(vae, tmp_path):
     assert tuple(widened.code_channels) == (6, 4, 3, 8) and tuple(widened.hidden_channels) == (8, 12, 8, 8)
     with pytest.raises(SystemExit, match="wider than the new"):
         settings("--pretrained_hsvlc", tmp_path, "--prior_channels", 4)
+    with pytest.raises(SystemExit, match="move a gate above M = 1"):
+        settings("--pretrained_hsvlc", tmp_path, "--lambda_growth", 2)
+    make_small_codec(single_layer=True).save_pretrained(tmp_path / "ablation")
+    go_on = make_codec(codec_options("--pretrained_hsvlc", tmp_path / "ablation"), vae)  # not an ablation any more
+    assert go_on.coded_scales == [0, 1, 2, 3]
+
+
+def test_a_card_is_measured_again():
+    """The table is that of the config, and the rest of the card stays."""
+    from codec_report import codec_card, measured_again
+
+    hsvlc = make_small_codec()
+    hsvlc.update()
+    latents = [torch.randn(4, 16, 16)]
+    hsvlc.register_to_config(level_bpp=[0.1] * 8, level_error=[0.5] * 8, latent_variance=[1.0] * 4)
+    about = {"base": "org/base", "steps": 7, "batch": 2, "resolution": 128, "latents": latents}
+    card = codec_card(hsvlc, **about, provenance=" of the training set")
+    hsvlc.register_to_config(level_bpp=[0.2] * 8)
+    again = measured_again(card, hsvlc.config, 1)
+    assert again == codec_card(hsvlc, **about, provenance="") != card
+    assert again.count("| 0.2000 | 0.5000 |") == 8
 
 
 def test_the_loss_is_the_papers():

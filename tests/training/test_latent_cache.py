@@ -223,6 +223,19 @@ def test_a_dataset_is_what_its_folder_is(streaming, folder, vae, tmp_path):
         dataset_photos(folder, "picture", streaming=streaming)
 
 
+def test_a_photo_that_is_there_twice_keeps_its_label(folder, vae, tmp_path):
+    """Whichever of two folders is read first."""
+    from latent_cache import load_latents
+    from training_photos import FitPhoto, find_photos
+
+    shutil.copytree(folder, tmp_path / "copy")
+    names = ["a.png", "b.png", "below/a.png"]
+    (folder / "labels.tsv").write_text("file\tlabel\n" + "".join(f"{name}\t{name}\n" for name in names))
+    for folders in ([folder, tmp_path / "copy"], [tmp_path / "copy", folder]):
+        latents = load_latents(vae, find_photos(folders), FitPhoto(64, 768), tmp_path / "cache", ACCELERATOR)
+        assert sorted(label for _, label in latents.entries) == names
+
+
 def test_runs_that_share_a_cache_keep_each_others_latents(tmp_path):
     from latent_cache import ShardWriter, find_shards
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 
 class OneWeight(torch.nn.Module):
@@ -20,29 +19,36 @@ class OneWeight(torch.nn.Module):
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Train one weight; return each step's input and the weight it met, what the weight became, and the exports."""
+def run(tmp_path, forget_accelerator):
+    """Train one weight; return each step's input and the weight it met, what the weight became, and the exports.
+
+    `run.averages` are the weights that were exported, `run.draws` the first number of each loss's own generator.
+    """
 
     def run(batch_of, loss=lambda predicted: predicted.square().mean(), **options):
         from loop import train
 
-        for state in (AcceleratorState, GradientState, PartialState):
-            state._shared_state.clear()
+        forget_accelerator()
         args = Namespace(
             learning_rate=0.1, lr_scheduler="constant", lr_warmup_steps=0, max_train_steps=6, max_train_minutes=None,
             gradient_accumulation_steps=1, dataloader_num_workers=0, ema_decay=0.5, seed=0, checkpointing_steps=100,
             checkpoints_total_limit=None, resume_from_checkpoint=None, output_dir=run.folder,
         )  # fmt: skip
         vars(args).update(options)
-        model, seen = OneWeight(), []
+        model, seen, exported = OneWeight(), [], []
+        run.averages, run.draws = [], []
 
         def loss_of(model, batch, rng, step):
             seen.append((float(batch[0]), float(model.weight.detach())))
+            run.draws.append(rng.random())
             return loss(model(batch[0])), {}
 
-        exported = []
+        def export(model, step):
+            exported.append(step)
+            run.averages.append(float(model.weight.detach()))
+
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=args.gradient_accumulation_steps)
-        train(args, accelerator, model, batch_of, loss_of, lambda model, step: exported.append(step), 0.0)
+        train(args, accelerator, model, batch_of, loss_of, export, 0.0)
         return seen, float(model.weight.detach()), exported
 
     run.folder = tmp_path / "run"
@@ -60,8 +66,64 @@ def test_batches_are_those_of_their_step(run):
     expected = [np.random.default_rng((0, step, part, 0)).random() for step in range(6) for part in range(2)]
     assert [value for value, _ in seen] == pytest.approx(expected, rel=1e-6)
     assert exported == [4, 6]
+    # The weight changes once for both parts of a step.
+    assert all(seen[2 * step][1] == seen[2 * step + 1][1] for step in range(6))
+    assert all(seen[2 * step + 1][1] != seen[2 * step + 2][1] for step in range(5))
+    draws = run.draws
+    assert len(set(draws)) == 12
     again = run(batch_of, dataloader_num_workers=2, resume_from_checkpoint=run.folder / "checkpoint-4", **options)
-    assert again == (seen[8:], weight, [6])
+    assert again == (seen[8:], weight, [6]) and run.draws == draws[8:]
+
+
+def test_each_process_draws_batches_of_its_own():
+    from loop import Batches
+
+    args = Namespace(gradient_accumulation_steps=2, seed=5)
+    first, second = (Batches(args, lambda rng: rng.random(), process) for process in (0, 1))
+    assert first[7] == np.random.default_rng((5, 3, 1, 0)).random()
+    assert second[7] == np.random.default_rng((5, 3, 1, 1)).random()
+
+
+def test_what_is_exported_is_the_average(run):
+    """That of EMAModel, whose decay grows as (1 + n) / (10 + n) up to the one asked for; training goes on without."""
+    seen, weight, _ = run(lambda rng: (torch.ones(1),), checkpointing_steps=3, ema_decay=0.25)
+    weights = [w for _, w in seen[1:]] + [weight]
+    average, averages = None, []
+    for n, value in enumerate(weights):
+        decay = min(0.25, (1 + n) / (10 + n)) if n else 0.0
+        average = value if average is None else decay * average + (1 - decay) * value
+        averages.append(average)
+    assert run.averages == pytest.approx([averages[2], averages[5]], rel=1e-6)
+    assert all(abs(run.averages[i] - weights[j]) > 1e-3 for i, j in ((0, 2), (1, 5)))
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_the_learning_rate_follows_the_steps(num_processes):
+    """Warm-up and cosine, whatever the number of processes, for each of which accelerate steps the schedule once."""
+    from clock import make_lr_scheduler
+
+    args = Namespace(max_train_minutes=None, lr_scheduler="cosine", lr_warmup_steps=2, max_train_steps=10)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule, rates = make_lr_scheduler(args, optimizer, num_processes, None), []
+    for _ in range(10):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        for _ in range(num_processes):
+            schedule.step()
+    expected = [0.0, 0.25] + [0.25 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+    assert rates == pytest.approx(expected) and schedule.get_last_lr()[0] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_long_gradients_are_cut_to_length_one():
+    from loop import accumulate_step
+
+    model = torch.nn.Linear(3, 1, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    direction = torch.tensor([[30.0, 0.0, 40.0]])
+    accumulate_step(Accelerator(cpu=True), model, optimizer, schedule, lambda: (model(direction).sum(), {}))
+    torch.testing.assert_close(before - model.weight.detach(), direction / 50)
 
 
 def test_a_batch_that_gives_nan_changes_nothing(run):

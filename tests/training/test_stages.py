@@ -38,24 +38,27 @@ def test_one_command_trains_all_stages_and_goes_on_where_it_was_interrupted(phot
     encoder = RSICEncoderPipeline.from_pretrained(model)
     decoder = RSICDecoderPipeline.from_pretrained(model)
     assert decoder.scheduler.config.num_inference_steps == 8
+    assert encoder.config.default_max_side == 768  # as of rsic-tiny, whatever the crops' side was
     image = photo.crop((0, 0, 128, 128))
     decoded = decoder(encoder(image, box=(0, 0, 64, 64)).bitstream, num_recurrence_steps=1)
     assert np.isfinite(np.asarray(decoded.images[0])).all()
 
 
 def test_the_adversarial_stage_starts_from_the_stage_before(monkeypatch):
-    """And not from the VAE that the first stage is told to go on from."""
+    """And not from the VAE that the first stage is told to go on from; the latents are settled by then."""
     from train_tiny import list_stages, parse_args
 
     folders = ["--train_data_dir", "a", "--validation_dir", "b", "--output_dir", "out"]
-    monkeypatch.setattr("sys.argv", ["train_tiny.py", *folders, "--vae", "--pretrained_vae old"])
+    options = "--pretrained_vae old --equivariance 0.5"
+    monkeypatch.setattr("sys.argv", ["train_tiny.py", *folders, "--vae", options])
     first, second, *_ = list_stages(parse_args())
 
-    def last_pretrained_vae(command):  # the one that argparse takes
-        return [command[i + 1] for i, word in enumerate(command) if word == "--pretrained_vae"][-1]
+    def last(option, command):  # the one that argparse takes
+        return [command[i + 1] for i, word in enumerate(command) if word == option][-1]
 
-    assert last_pretrained_vae(first.command) == "old"
-    assert last_pretrained_vae(second.command) == str(first.result)
+    assert last("--pretrained_vae", first.command) == "old"
+    assert last("--pretrained_vae", second.command) == str(first.result)
+    assert (last("--equivariance", first.command), last("--equivariance", second.command)) == ("0.5", "0")
 
 
 def test_packed_photos_are_the_photos(photos, tmp_path, run_script):

@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from PIL import Image, ImageDraw
+from transformers import CLIPTextModel
+
+from rsic_diffusers.hub import resolve_model
 
 
 def make_vae(channels, encoder_blocks, decoder_blocks):
@@ -79,6 +82,86 @@ def test_the_perceptual_losses_look_from_every_offset(photo):
         ]
         offsets.add(offset)
     assert offsets == {(top, left) for top in range(8) for left in range(8)}
+
+
+def vae_arguments(**options):
+    from argparse import Namespace
+
+    args = {"equivariance": 0.0, "latent_noise": 0.0, "freeze_encoder": False, "gradient_weight": 0.3}
+    args |= {"perceptual_weight": 0.5, "standardisation_weight": 0.0, "adversarial_start": 200}
+    return Namespace(**{**args, "adversarial_weight": 0.0, **options})
+
+
+def test_the_loss_of_the_vae_is_the_sum_of_its_parts(photo):
+    """Pixels and their differences (Charbonnier) by NumPy, and LPIPS and one costly loss at three times its weight."""
+    from train_tiny_vae import NoisyAutoencoder, vae_loss
+
+    torch.manual_seed(0)
+    model = NoisyAutoencoder(make_vae(8, (0, 1, 1, 1), (1, 1, 1, 0)), with_discriminator=False)
+    target = np.asarray(photo.crop((100, 50, 164, 98))).astype(np.float32) / 127.5 - 1
+    image = torch.tensor(target).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        latents = model.vae.encode(image).latents
+        decoded = model.vae.decode(latents).sample
+    error = decoded[0].permute(1, 2, 0).numpy().astype(float) - target
+
+    def charbonnier(x):
+        return np.sqrt(x**2 + 1e-4).mean()
+
+    pixels = charbonnier(error) + 0.3 * (charbonnier(np.diff(error, axis=0)) + charbonnier(np.diff(error, axis=1)))
+    mean, std = latents.mean((0, 2, 3)).numpy(), latents.std((0, 2, 3)).numpy()
+    standard = (mean**2).mean() + (np.log(std) ** 2).mean()
+    seen = []
+
+    def perceptual(name, picture, original):
+        seen.append(name)
+        assert picture.shape == original.shape == (1, 3, 40, 56)
+        return torch.full((1,), 0.25)
+
+    args = vae_arguments(standardisation_weight=0.125)
+    loss, figures = vae_loss(model, image, args, perceptual, np.random.default_rng(0), step=0)
+    assert loss.item() == pytest.approx(pixels + 0.5 * (1 + 3) * 0.25 + 0.125 * standard, rel=1e-4)
+    assert float(figures["pixels"]) == pytest.approx(pixels, rel=1e-4)
+    assert seen[0] == "LPIPS (AlexNet)" and seen[1] in ("DISTS", "LPIPS (VGG)") and len(seen) == 2
+
+
+def test_a_frozen_encoder_gets_no_gradient(photo):
+    from train_tiny_vae import NoisyAutoencoder, vae_loss
+
+    model = NoisyAutoencoder(make_vae(8, (0, 1, 1, 1), (1, 1, 1, 0)), with_discriminator=False)
+    image = torch.tensor(np.asarray(photo.crop((0, 0, 64, 64)))).permute(2, 0, 1)[None] / 127.5 - 1
+    args = vae_arguments(freeze_encoder=True, latent_noise=0.1, standardisation_weight=0.5)
+    vae_loss(model, image, args, None, np.random.default_rng(0), step=0)[0].backward()
+    assert all(parameter.grad is None for parameter in model.vae.encoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.vae.decoder.parameters())
+
+
+@pytest.mark.parametrize("has_new_text_encoder", [False, True])
+def test_a_base_goes_on_from_another(has_new_text_encoder):
+    """As it was, or with a new text encoder, whose captions change nothing at first."""
+    from argparse import Namespace
+
+    from train_tiny_base import make_base
+
+    base = resolve_model("rsic-tiny")
+    args = Namespace(pretrained_base=base, new_text_encoder=has_new_text_encoder)
+    tokenizer, text_encoder, unet = make_base(args, [])
+    old = CLIPTextModel.from_pretrained(base, subfolder="text_encoder").float()
+    before = UNet2DConditionModel.from_pretrained(base, subfolder="unet").float()
+    latents, timestep = torch.randn(1, 4, 16, 16, generator=torch.manual_seed(0)), torch.tensor([400])
+
+    def predict(unet, text_encoder, caption):
+        ids = tokenizer(caption, padding="max_length", max_length=77, return_tensors="pt").input_ids
+        with torch.no_grad():
+            return unet(latents, timestep, text_encoder(ids).last_hidden_state).sample
+
+    expected = [predict(before, old, caption) for caption in ("", "a red bus")]
+    ours = [predict(unet, text_encoder, caption) for caption in ("", "a red bus")]
+    if has_new_text_encoder:
+        torch.testing.assert_close(ours[1], ours[0], rtol=0, atol=0)
+        assert (ours[0] - expected[0]).square().mean() < 1e-3  # the captionless UNet, but for what differs by token
+    else:
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

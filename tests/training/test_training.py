@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +57,7 @@ def test_what_is_measured_stands_in_the_codecs_config(photos, tmp_path, run_scri
         assert name in logged
 
 
-def test_measuring_again_leaves_lambda_and_weights_as_they_are(photos, photo, tmp_path, run_script):
+def test_measuring_again_leaves_lambda_and_weights_as_they_are(photos, tmp_path, run_script):
     for part in ("vae", "hsvlc"):
         shutil.copytree(RSIC_TINY / part, tmp_path / part)
     path, (weights,) = tmp_path / "hsvlc" / "config.json", (tmp_path / "hsvlc").glob("*.safetensors")
@@ -130,40 +128,15 @@ def test_what_is_pushed_at_the_end_loads(photos, tmp_path, run_python, launch_sc
     server.shutdown()
 
 
-def test_ablations_train_and_are_measured(photos, photo, tmp_path, run_script):
-    photo = photo.crop((0, 0, 200, 152))
-    (tmp_path / "photos").mkdir()
-    photo.save(tmp_path / "photos" / "photo.png")
-    annotations = [{"file": "photo.png", "box": [0.25, 0.25, 0.5, 0.75]}]
-    (tmp_path / "photos" / "annotations.json").write_text(json.dumps(annotations))
-    ablations = ("single_layer", "no_conditional_prior")
+@pytest.mark.parametrize("ablation", ["single_layer", "no_conditional_prior"])
+def test_an_ablation_goes_on_from_the_trained_transforms(ablation, photos, tmp_path, run_script):
+    """Two steps of Adam are two times the learning rate at most."""
     trained = RSIC_TINY / "hsvlc"
-    codecs = ["--codec", f"ours={trained}"]
-    for name in ablations:
-        options = (f"--{name}", "--pretrained_hsvlc", trained, "--cache_latents", tmp_path / "cache")
-        run_script(*codec_arguments(RSIC_TINY, photos, tmp_path / name, *options))
-        codecs += ["--codec", f"{name}={tmp_path / name / 'hsvlc'}"]
-        # The transforms went on from the trained ones: two steps of Adam are two times the learning rate at most.
-        theirs, ours = (
-            HSVLC.from_pretrained(folder).down[0].state_dict() for folder in (tmp_path / name / "hsvlc", trained)
-        )
-        assert all((theirs[key] - ours[key].float()).abs().max() < 0.01 for key in ours)
-    module = "rsic_diffusers.evaluation.experiments.rate_distortion"
-    output = tmp_path / "rd"
-    subprocess.run([sys.executable, "-m", module, tmp_path / "photos", "--output", output] + codecs, check=True)
-    table = (tmp_path / "rd" / "table.md").read_text()
-    for name in ablations:
-        assert f"BD-rate of ours to {name}, constant M" in table
-    assert (tmp_path / "rd" / "curve.png").exists()
-
-    vae = AutoencoderTiny.from_pretrained(RSIC_TINY, subfolder="vae").float()
-    original = np.asarray(photo).astype(np.float32)
-    with torch.no_grad():
-        pixels = torch.from_numpy(original / 127.5 - 1).permute(2, 0, 1)[None]
-        picture = vae.decode(vae.encode(pixels).latents).sample[0].permute(1, 2, 0).clamp(-1, 1).numpy()
-    error = (np.round((picture + 1) * 127.5) - original) ** 2
-    whole, inside = (-10 * np.log10(part.mean() / 255**2) for part in (error, error[38:114, 50:100]))
-    assert f"The VAE alone: PSNR {whole:.2f} dB, {inside:.2f} dB inside the box" in table
+    run_script(*codec_arguments(RSIC_TINY, photos, tmp_path, f"--{ablation}", "--pretrained_hsvlc", trained))
+    hsvlc = HSVLC.from_pretrained(tmp_path / "hsvlc")
+    assert (hsvlc.config.single_layer, hsvlc.config.conditional_prior) == (ablation == "single_layer",) * 2
+    ours, theirs = (codec.down[0].state_dict() for codec in (hsvlc, HSVLC.from_pretrained(trained)))
+    assert all((ours[key] - theirs[key].float()).abs().max() < 0.01 for key in ours)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +219,28 @@ def test_a_vae_is_found_wherever_it_is_kept(small_kl, tmp_path, capsys):
         encoder_block_out_channels=(8,) * 3, decoder_block_out_channels=(8,) * 3,
         num_encoder_blocks=(1,) * 3, num_decoder_blocks=(1,) * 3,
     ).save_pretrained(tmp_path / "wrong")  # fmt: skip
-    with pytest.raises(SystemExit, match="4 times smaller"):
+    with pytest.raises(SystemExit, match="4 channels, 4 times smaller"):
         load_vae(vae_options(pretrained_vae=tmp_path / "wrong"))
+    AutoencoderTiny(
+        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, latent_channels=16
+    ).save_pretrained(tmp_path / "sd3")
+    with pytest.raises(SystemExit, match="16 channels"):
+        load_vae(vae_options(pretrained_vae=tmp_path / "sd3"))
+
+
+def test_a_batch_is_crops_maps_and_finest_scales():
+    from argparse import Namespace
+
+    from train_hsvlc import random_batch
+
+    latents = [(torch.full((4, 40, 56), float(i)), "", {}) for i in range(3)]
+    args = Namespace(resolution=256, train_batch_size=400, scale_dropout=0.25)
+    crops, maps, finest = random_batch(latents, args, np.random.default_rng(0))
+    assert crops.shape == (400, 4, 32, 32) and maps.shape == (400, 1, 4, 4)
+    assert set(crops.flatten(1).unique(dim=1)[:, 0].tolist()) == {0.0, 1.0, 2.0}
+    assert torch.equal(maps * 256, torch.round(maps * 256))  # whole 256ths, as the codec sees M
+    share = [float((finest == scale).float().mean()) for scale in range(4)]
+    assert share[:3] == pytest.approx([0.25 / 3] * 3, abs=0.05) and share[3] == pytest.approx(0.75, abs=0.06)
 
 
 def test_random_weight_maps_are_what_users_may_ask_for():
