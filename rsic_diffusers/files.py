@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import secrets
+import stat
 import tempfile
 import time
 import zlib
@@ -37,6 +38,8 @@ def write_file(path, data: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+        if path.exists():
+            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)

@@ -48,7 +48,8 @@ def find_files(folder: Path, suffixes: Iterable[str], output: Path) -> list[Path
                 logger.warning(f"{parent / name} is a link to a folder and was not searched; give that folder itself.")
         folders[:] = [name for name in folders if (parent / name).resolve() != made_here]
         for path in (parent / name for name in names):
-            if path.suffix.lower() not in suffixes:
+            # Macs leave a "._photo.jpg" beside each photo on a camera's card; it is none.
+            if path.suffix.lower() not in suffixes or path.name.startswith("._"):
                 continue
             if path.is_file():
                 found.append(path)

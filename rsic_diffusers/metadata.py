@@ -90,12 +90,17 @@ def save_picture(image: Image.Image, path, metadata: bytes | None = None) -> Non
         raise ValueError(
             f"Pillow writes no {suffix or 'nameless'} pictures; give a name ending in .png, .jpg or .webp."
         )
+    write_file(path, encode_picture(image, format, metadata))
+
+
+def encode_picture(image: Image.Image, format: str, metadata: bytes | None = None) -> bytes:
+    """The bytes of a picture in one of Pillow's formats; see [`save_picture`]."""
     arguments = {"quality": QUALITY} if format in ("JPEG", "WEBP", "AVIF") else {}
     if metadata is not None:
         arguments |= _save_arguments(format, metadata)
     buffer = io.BytesIO()
     image.save(buffer, format, **arguments)
-    write_file(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _save_arguments(format: str, metadata: bytes) -> dict:

@@ -76,6 +76,7 @@ def main():
     if not args.dry_run:
         print(push_repo(args.output, args.repo_id, args.private))
         if args.space:
+            print("The Space installs rsic-diffusers from PyPI; see its README for what to do before it is there.")
             print(push_space(args.space, args.repo_id, args.private))
 
 

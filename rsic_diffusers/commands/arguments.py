@@ -49,7 +49,7 @@ def folder_arguments() -> argparse.ArgumentParser:
         "--overwrite",
         action="store_true",
         help="of a folder, make again what is there already (by default only what was made with other settings); of "
-        "one file, write over it",
+        "one file, write over the default name (one that is given with -o is always written over)",
     )
     return parser
 

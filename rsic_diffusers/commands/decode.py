@@ -66,6 +66,10 @@ class DecodeCommand(BaseRSICCommand):
         args = self.args
         if not args.file:
             raise ValueError("The name of the file is empty; give a file, a folder, or - for standard input.")
+        if args.overlay == "":
+            raise ValueError("The name given with --overlay is empty; leave --overlay out, or give a name.")
+        if args.batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
         settings = _settings(args)
         if args.file != STANDARD and Path(args.file).is_dir():
             return _decode_folder(args, settings)
@@ -175,7 +179,8 @@ def _decode_folder(args, settings: dict) -> int:
         names = ("model", "base_model", "variant", "revision", "dtype", "seed", "no_metadata")
         asked = {name: getattr(args, name) for name in names}
         asked["lora"] = args.lora and [[*weighted, file_identity(weighted[0])] for weighted in args.lora]
-        return {**asked, **sampler, **settings, "version": version, "checksum": _checksum(path)}
+        decoding = {name: value for name, value in settings.items() if name != "max_pixels"}  # which only refuses
+        return {**asked, **sampler, **decoding, "version": version, "checksum": _checksum(path)}
 
     counts = run(
         jobs, work, output, "Decoding", size, args.batch_size, settings_of, args.overwrite, explain=as_sentence

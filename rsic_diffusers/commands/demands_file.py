@@ -43,6 +43,8 @@ def read_demands(path) -> dict[str, dict]:
         if "demands" in entry:
             demands = entry.pop("demands")
             demands = demands if isinstance(demands, list) else [demands]
+            if not demands:
+                raise ValueError(f'{path}, {name}: "demands" is empty; leave it out.')
             try:
                 for fields in demands:
                     Demand.from_dict(fields)

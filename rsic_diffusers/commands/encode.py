@@ -28,6 +28,7 @@ from .outputs import (
     output_folder,
     output_path,
     print_summary,
+    refuse_encoded,
     say,
     write_result,
 )
@@ -212,7 +213,7 @@ def without_effect(args, asked: dict, listed: dict) -> list[str]:
     """What was typed and changes nothing, a sentence each. (Of single demands the encoder says it.)"""
     notes = []
     if not refers_to_a_part(asked, listed):
-        if args.background:
+        if args.background is not None:
             notes.append(
                 "--background has no effect without --refer, --box, --point or --mask; --weight is everywhere."
             )
@@ -244,6 +245,7 @@ def _asked_of(name: str, asked: dict, listed: dict) -> dict:
 
 
 def _encode_photo(args, asked: dict, listed: dict) -> int:
+    refuse_encoded(args.photo)
     output = output_path(args.output, args.photo, ".rsic", args.overwrite)
     check_codec_name(output)
     name = Path(args.photo).name
@@ -288,11 +290,13 @@ def _encode_folder(args, asked: dict, listed: dict) -> int:
     def settings_of(path):
         model = {name: getattr(args, name) for name in ("model", "base_model", "variant", "revision", "dtype")}
         helpers = {name: getattr(args, name) for name in ("captioner", "referring_model")}
+        asked_of_photo = _asked_of(names[path], asked, listed)
+        asked_of_photo.pop("max_pixels")  # which only refuses
         return {
             **model,
             **{name: given and [given, file_identity(given)] for name, given in helpers.items()},
             "version": version,
-            **_without_paths(_asked_of(names[path], asked, listed)),
+            **_without_paths(asked_of_photo),
             "photo": file_identity(path),
         }
 

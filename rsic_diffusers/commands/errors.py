@@ -29,6 +29,8 @@ OPTIONS = {
     "point": "--point",
     "mask": "--mask",
 }
+# What is written in another way on the command line.
+PYTHON_WORDS = {"with upscale=False": "with --no-upscale", " up, or None, got ": " up, got "}
 _AS_ARGUMENT = re.compile(rf"(?<![-/.\w])({'|'.join(OPTIONS)})=(?P<value>[\w\"'(\[-])?")
 # These have no other meaning in English, or begin a sentence of the form "weight must be ...".
 _AS_NAME = re.compile(rf"(?<![-/.\w])({'|'.join(name for name in OPTIONS if '_' in name)})\b(?![/.\w])")
@@ -48,6 +50,8 @@ def as_sentence(error) -> str:
 
 def in_options(text: str) -> str:
     """The same text with the pipelines' arguments named as the options they are given by."""
+    for words, typed in PYTHON_WORDS.items():
+        text = text.replace(words, typed)
     text = _AS_ARGUMENT.sub(lambda match: f"{OPTIONS[match[1]]} {match['value'] or ''}".rstrip(), text)
     text = _AS_NAME.sub(lambda match: OPTIONS[match[1]], text)
     return _AT_START.sub(lambda match: OPTIONS[match[1]], text)

@@ -7,12 +7,13 @@ from ..bitstream.weight_map import DEFAULT_BACKGROUND, DEFAULT_WEIGHT
 from ..evaluation.methods import parse_decoding
 from . import BaseRSICCommand
 from .arguments import base_model_arguments, model_arguments, parse_named_folder
-from .loading import find_device, loading_options
+from .loading import check_model, find_device, loading_options
 from .outputs import output_folder
 
 
 EPILOG = """an annotations.json (all but "file" may be left out; a box is in fractions
-of width and height, a mask's path is from the file; without annotations all photos of the folder, in global mode):
+of width and height, a mask's path is from the file, and of both the mask counts; without annotations all photos of the
+folder, in global mode):
   [{"file": "harbour.jpg", "caption": "a lighthouse above a harbour", "phrase": "the lighthouse",
     "box": [0.1, 0.2, 0.4, 0.9], "mask": "masks/harbour.png"}]
 
@@ -23,7 +24,7 @@ network, copy alexnet-owt-7be5be79.pth and vgg16-397923af.pth from another machi
 examples:
   rsic evaluate photos -o out                                           the model against standard codecs
   rsic evaluate photos -o out --weights 0.714 0.429 1 --metrics all     curves, all metrics that can be had
-  rsic evaluate photos -o out --presets paper --ablations               the paper's Table I
+  rsic evaluate photos -o out --presets paper --background 0 --ablations          the paper's Table I
   rsic evaluate photos -o out --external perco=decoded                  another codec: its pictures and sizes.json"""
 
 
@@ -132,9 +133,9 @@ class EvaluateCommand(BaseRSICCommand):
             parents=[model_arguments(), base_model_arguments()],
             help="tables, curves and sheets over a folder of photos",
             description="Encode a folder of photos to files, decode them in a fresh pipeline, and measure: in "
-            "referring mode, in global mode at as many bytes, without diffusion, and by other codecs at as many "
-            "bytes. OUT gets table.md, results.csv, results.json, curves.png, sheets, and all files and pictures. An "
-            "interrupted run goes on where it was; another metric or codec is added to what is there.",
+            "referring mode, in global mode at about as many bytes, without diffusion, and by other codecs at no "
+            "more bytes. OUT gets table.md, results.csv, results.json, curves.png, sheets, and all files and "
+            "pictures. An interrupted run goes on where it was; another metric or codec is added to what is there.",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -146,6 +147,8 @@ class EvaluateCommand(BaseRSICCommand):
 
     def run(self) -> int | None:
         args = self.args
+        if args.sheets < 0:
+            raise ValueError(f"--sheets must be a whole number from 0 up, got {args.sheets}.")
         from ..evaluation.photos import find_photos
 
         folder, output = Path(args.photos), output_folder(args)
@@ -153,6 +156,7 @@ class EvaluateCommand(BaseRSICCommand):
             raise ValueError(f"The output {output} is the folder of photos; give another.")
         photos = find_photos(folder, args.annotations and Path(args.annotations), args.limit, output)
         device = find_device(args)
+        check_model(args)  # before the metrics, which take long to load
         import torch
 
         from ..evaluation.run import Evaluation, evaluate

@@ -89,4 +89,4 @@ def shares(weight_map: WeightMap, size: tuple[int, int]) -> list[tuple[float, fl
 
 def fidelity_in_words(weight: float) -> str:
     """What a person can expect where M is `weight`."""
-    return next(words for lowest, words in FIDELITY if weight >= lowest or lowest == 0)
+    return next(words for lowest, words in FIDELITY if weight >= lowest)

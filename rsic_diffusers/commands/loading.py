@@ -74,6 +74,14 @@ def load_pipeline(class_name: str, args):
     return pipeline.to(device)
 
 
+def check_model(args) -> None:
+    """ValueError, in words that say what there is, unless the model that `--model` names can be found."""
+    from ..hub.repos import read_index, resolve_model
+
+    revision = {"revision": args.revision} if args.revision else {}
+    _load(args.model, read_index, resolve_model(args.model), **revision)
+
+
 def loading_options(args) -> dict:
     """What of `--base-model`, `--variant` and `--revision` was given, as `from_pretrained` takes it."""
     options = {name: getattr(args, name, None) for name in ("base_model", "variant", "revision")}

@@ -2,12 +2,12 @@
 after it."""
 
 import io
+import os
 import sys
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..bitstream.container import MAX_FILE_BYTES
+from ..bitstream.container import MAGIC, MAX_FILE_BYTES
 from ..files import check_writable, refuse_broken_link, write_file
 
 
@@ -28,6 +28,14 @@ def read_file(name: str) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"{name} is not an .rsic file: these have at most {MAX_FILE_BYTES >> 20} MiB.")
     return data
+
+
+def refuse_encoded(name: str) -> None:
+    """ValueError for an `.rsic` file where a photo is expected: it would have the name of its own result."""
+    if name.lower().endswith(".rsic") and Path(name).is_file():
+        with open(name, "rb") as file:
+            if file.read(2) == MAGIC:
+                raise ValueError(f"{name} is an .rsic file, not a photo; `rsic decode` makes a picture of it.")
 
 
 def open_photo(name: str, args):
@@ -52,7 +60,7 @@ def output_path(name, source, suffix: str, overwrite: bool = False) -> Path | No
     if not name and output == Path(source):
         raise ValueError(f"{source} has the name of its own result; give the result another name with -o.")
     if not name and not overwrite and output.exists():
-        raise ValueError(f"{output} exists already; give -o {output} to write over it, or another name.")
+        raise ValueError(f"{output} exists already; give --overwrite, or another name with -o.")
     check_output(output, source)
     return output
 
@@ -109,23 +117,36 @@ def check_picture_name(output: Path | None) -> None:
 
 def save_image(image, output: Path | None, metadata: bytes | None = None) -> None:
     """Write a PIL image, with an XMP packet, in the format that the name ends in; as PNG to standard output."""
-    from ..metadata import save_picture
+    from ..metadata import encode_picture, save_picture
 
     if output is not None:
         save_picture(image, output, metadata)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        save_picture(image, path, metadata)
-        write_result(None, path.read_bytes())
+    write_result(None, encode_picture(image, "PNG", metadata))
 
 
 def write_result(output: Path | None, data: bytes) -> None:
-    if output is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    else:
-        write_file(output, data)
+    """To a file, whole or not at all, or to standard output.
+
+    Raises:
+        OSError: The result cannot be written, or whoever read it from a pipe stopped before its end. (With printed
+            text, that is no error; see `main`.)
+    """
+    try:
+        if output is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            write_file(output, data)
+    except BrokenPipeError:
+        if output is None:
+            leave_standard_output()
+        raise OSError("Whoever read the result stopped before its end.") from None
+
+
+def leave_standard_output() -> None:
+    """Leave what nobody reads any more to nobody. Python would complain of it when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str, output: Path | None = Path()) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 
 from .. import __version__
@@ -14,6 +13,7 @@ from .encode import EncodeCommand
 from .errors import as_sentence, in_options
 from .evaluate import EvaluateCommand
 from .inspect import InspectCommand
+from .outputs import leave_standard_output
 
 
 COMMANDS = (EncodeCommand, DecodeCommand, InspectCommand, EvaluateCommand, DemoCommand, AppCommand)
@@ -50,8 +50,7 @@ def main(argv=None, owns_process: bool = False) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read the output has enough of it (`| head -1`). Python would complain of the rest when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_standard_output()  # whoever read what was printed has enough of it (`| head -1`)
         return 0
     except (ValueError, OSError, MemoryError, OverflowError, RuntimeError) as error:
         # ValueError: bad input, named by whoever met it (BitstreamError is one). OSError: files. RuntimeError: torch's

@@ -4,17 +4,19 @@ from PIL import Image
 
 from ..bitstream import DEFAULT_MAX_SIDE, reduced_size
 from ..bitstream.weight_map import DEFAULT_WEIGHT
+from ..pipelines.encoder_inputs import choose_coded_side
 from .equal_size import encode_at_size
 from .metrics import psnr
 from .peers import best_standard_codec
 from .sheet import draw_box, make_sheet
 
 
-def reduce(image, boxes):
+def reduce(image, boxes, max_side: int):
     """A large photo, and its boxes, at the size that is coded: the search through other codecs would take minutes."""
-    if max(image.size) <= DEFAULT_MAX_SIDE:
+    side = choose_coded_side(image.height, image.width, max_side)
+    if side is None:
         return image, boxes
-    height, width = reduced_size(image.height, image.width, DEFAULT_MAX_SIDE)
+    height, width = reduced_size(image.height, image.width, side)
     print(f"The photo has {image.width} x {image.height} pixels; everything here is done at {width} x {height}.")
     across, down = width / image.width, height / image.height
     boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in boxes]
@@ -44,12 +46,16 @@ def make_demo_sheet(
         target_bytes (`float`, *optional*): Budget of each file.
         preset (`str`, *optional*): Of the decoder.
     """
-    image, boxes = reduce(image, boxes)
+    image, boxes = reduce(image, boxes, encoder.config.default_max_side or DEFAULT_MAX_SIDE)
     referring = encoder(image, caption=caption, box=boxes, weight=weight, target_bytes=target_bytes)
-    even = encode_at_size(encoder, image, len(referring.bitstream), caption=caption)
+    size = len(referring.bitstream)
+    if target_bytes is None:
+        even = encode_at_size(encoder, image, size, caption=caption)
+    else:  # which neither file may exceed
+        even = encoder(image, target_bytes=size, caption=caption)
     print(f"referring mode: {len(referring.bitstream)} bytes {referring.breakdown}")
     print(f"global mode:    {len(even.bitstream)} bytes {even.breakdown}")
-    standard = best_standard_codec(image, len(referring.bitstream))
+    standard = best_standard_codec(image, size)
 
     def label(title, data, picture):
         bpp = 8 * len(data) / (image.width * image.height)

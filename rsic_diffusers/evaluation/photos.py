@@ -72,8 +72,8 @@ def find_photos(
         folder (`Path`)
         annotations (`Path`, *optional*): A JSON list of {"file", "caption", "phrase", "box", "mask"}, all but the
             first optional: boxes as fractions (x0, y0, x1, y1) of width and height, masks as paths from the
-            annotations. Default: `annotations.json` in the folder; without one, all photos there, without captions
-            or regions.
+            annotations; of a box and a mask the mask counts. Default: `annotations.json` in the folder; without one,
+            all photos there, without captions and regions.
         limit (`int`, *optional*): Only the first so many.
         output (`Path`, *optional*): A folder that is not looked into: what is there was made here.
         annotated (`str`, *optional*): Only photos that have this in the annotations: "box" or "caption".

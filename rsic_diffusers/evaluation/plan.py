@@ -16,6 +16,7 @@ from .ledger import Ledger
 from .methods import VAE_ALONE, Method, ablations, own_methods
 from .metrics import PICTURE_METRICS, SET_METRICS, load_available, load_picture_metrics, load_set_metrics
 from .peers import DEFAULT_PEERS, PeerUnavailable, load_external, load_peer
+from .peers.external import stem
 from .photos import Photo
 
 
@@ -92,6 +93,10 @@ class EvaluationPlan:
         names = [*(method.name for method in self.methods), VAE_ALONE, *self.peers]
         if len({_folder_name(name, 0) for name in names}) < len(names) or any("/" in name for name in names):
             raise ValueError(f"Rows must have names of their own, without a slash; these are {', '.join(names)}.")
+        if len({_folder_name("", weight) for weight in self.weights}) < len(self.weights):
+            raise ValueError(
+                f"The weights {', '.join(map(str, self.weights))} are equal to six digits; leave one out."
+            )
 
     def _check_arguments(self):
         for weight in self.weights:
@@ -131,6 +136,8 @@ class EvaluationPlan:
             if name in self.peers:
                 raise ValueError(f"There are two codecs {name!r}; give what was made elsewhere another name.")
             self.peers[name] = load_external(name, Path(folder))
+        if self.external:
+            _check_stems([photo.name for photo in self.photos])
         if self.at_size_of not in (None, *dict(self.external)):
             raise ValueError(f"There is no external codec {self.at_size_of!r} whose sizes files could take.")
         known = {**PICTURE_METRICS, **SET_METRICS}
@@ -161,6 +168,13 @@ class EvaluationPlan:
     def weights_of(self, method: Method) -> list[float]:
         return self.weights if method.on_curve else self.weights[:1]
 
+    def files(self) -> list[tuple[str, float]]:
+        """Encodings and weights of all files that are made, in the order in which they need each other."""
+        wanted = [(method.encoding, weight) for method in self.methods for weight in self.weights_of(method)]
+        if self.has_regions:  # files of global mode take the sizes of these
+            wanted = [("referring", weight) for weight in self.weights] + wanted
+        return list(dict.fromkeys(wanted))
+
     def file(self, photo: Photo, encoding: str, weight: float) -> Path:
         return self.output / "files" / _folder_name(encoding, weight) / f"{photo.name}.rsic"
 
@@ -178,11 +192,11 @@ class EvaluationPlan:
 
     def failures(self) -> list[str]:
         """What went wrong in this run's rows and their files, a sentence each."""
-        names = {name for name, _ in self.rows()} | {f"file, {method.encoding}" for method in self.methods}
+        wanted = {*self.rows()} | {(f"file, {encoding}", weight) for encoding, weight in self.files()}
         photos = {photo.name for photo in self.photos}
         failures = []
         for (photo, name, weight), entry in self.ledger.entries.items():
-            if name in names and photo in photos and weight in self.weights:
+            if (name, weight) in wanted and photo in photos:
                 row = f"{photo}, {name}, M = {weight:.3f}"
                 failures += [f"{row}: {entry['error']}"] if "error" in entry else []
                 reasons = entry.get("failed_metrics", {})
@@ -191,4 +205,16 @@ class EvaluationPlan:
 
 
 def _folder_name(name: str, weight: float) -> str:
-    return f"{name.replace(', ', '-').replace(' = ', '').replace(' ', '-')}-{weight:.3f}"
+    return f"{name.replace(', ', '-').replace(' = ', '').replace(' ', '-')}-{weight:.6g}"
+
+
+def _check_stems(names: list[str]) -> None:
+    """ValueError where two photos are one to an external codec's folder, which ignores suffixes."""
+    seen = {}
+    for name in names:
+        if stem(name) in seen:
+            raise ValueError(
+                f"{seen[stem(name)]} and {name} differ only in their suffix, by which the pictures of an --external "
+                "codec are not told apart; rename one."
+            )
+        seen[stem(name)] = name

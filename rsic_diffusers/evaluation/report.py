@@ -156,7 +156,10 @@ def write_report(evaluation, sets: list[dict], num_sheets: int) -> None:
     write_file(output / "results.json", results.encode())
 
     means = mean_rows(rows, sets)
-    text = [f"Means over the photos, M = {main_weight:.3f} where it matters.\n"]
+    asked = f"M = {main_weight:.3f} where it matters"
+    if evaluation.at_size_of:
+        asked = f"each file as large as that of {evaluation.at_size_of}"
+    text = [f"Means over the photos, {asked}.\n"]
     text.append(metrics_table([mean for mean in means if mean["weight"] == main_weight]))
     on_curve = [method for method in evaluation.methods if method.on_curve]
     names = [*(method.name for method in on_curve), *evaluation.peers]
@@ -172,8 +175,9 @@ def write_report(evaluation, sets: list[dict], num_sheets: int) -> None:
     text += [f"\n{sentence}" for sentence in _about_sets(sets)]
     text += [f"\nFailed: {sentence}" for sentence in evaluation.failures()]
     text += [f"\nNot measured: {reason}" for reason in evaluation.unavailable]
-    write_file(output / "table.md", ("\n".join(text) + "\n").encode())
-    done = {row["photo"] for row in main_rows}
+    # A photo's name need not be UTF-8.
+    write_file(output / "table.md", ("\n".join(text) + "\n").encode("utf-8", "backslashreplace"))
+    done = {row["photo"] for row in main_rows if row["method"] == evaluation.methods[0].name}
     for photo in [photo for photo in evaluation.photos if photo.name in done][:num_sheets]:
         sheet = make_photo_sheet(evaluation, photo, [row for row in main_rows if row["photo"] == photo.name])
         path = output / "sheets" / f"{photo.name}.png"
@@ -211,7 +215,7 @@ def _write_csv(rows: list[dict], path: Path) -> None:
     writer = csv.DictWriter(text, list(names), extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
-    write_file(path, text.getvalue().encode())
+    write_file(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _about_sets(sets: list[dict]) -> list[str]:
@@ -230,7 +234,8 @@ def make_photo_sheet(evaluation, photo, rows: list[dict]) -> Image.Image:
     weight = evaluation.weights[0]
     original = photo.open()
     file = Bitstream.read(evaluation.file(photo, evaluation.methods[0].encoding, weight))
-    marked = draw_box(original, photo.pixel_box(original.size)) if photo.box else original
+    has_box = photo.box and not photo.mask_path
+    marked = draw_box(original, photo.pixel_box(original.size)) if has_box else original
     pictures = [(marked, f"original, {original.width} x {original.height}\n{photo.caption}")]
     over_photo = map_image(file.weight_map, (file.height, file.width), file.coded_size, original)
     pictures.append((over_photo, "the map M over it\nbright: faithful, dark: imagined"))

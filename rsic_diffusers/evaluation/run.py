@@ -21,7 +21,7 @@ from ..bitstream import Bitstream
 from ..files import write_file
 from ..images import open_image
 from ..metadata import save_picture
-from ..pipelines.latents import decode_latents, encode_image, resize
+from ..pipelines.latents import decode_to_finite, encode_to_finite, resize
 from ..pipelines.model_version import model_version
 from ..referring.heat_maps import ReferringModel
 from .equal_size import encode_at_size
@@ -41,13 +41,10 @@ class Evaluation(EvaluationPlan):
 
     def encode(self) -> None:
         """Photos to `.rsic` files."""
-        wanted = [(method.encoding, weight) for method in self.methods for weight in self.weights_of(method)]
-        if self.has_regions:  # files of global mode take the sizes of these
-            wanted = [("referring", weight) for weight in self.weights] + wanted
         finder = self.referring_model and ReferringModel.from_pretrained(self.referring_model, self.device)
         encoder = self._load(RSICEncoderPipeline, referring_model=finder)
         single = self._with_single_layer(encoder)
-        for photo, (encoding, weight) in self._jobs("Encoding", dict.fromkeys(wanted)):
+        for photo, (encoding, weight) in self._jobs("Encoding", self.files()):
             codec_encoder = single if encoding == "without HSVLC" else encoder
             settings = partial(self._encoder_settings, codec_encoder, photo, encoding, weight)
             work = partial(self._make_file, codec_encoder, photo, encoding, weight)
@@ -67,7 +64,7 @@ class Evaluation(EvaluationPlan):
         }
         if encoding == "global" and self.has_regions:
             settings["num_bytes"] = self._made_file(photo, "referring", weight).get("bytes")
-        elif encoding in ("referring", "global") and self.at_size_of:
+        elif encoding != "without RGE" and self.at_size_of:
             settings["num_bytes"] = self.peers[self.at_size_of].size_of(photo.name)
         return settings
 
@@ -140,8 +137,8 @@ class Evaluation(EvaluationPlan):
         file = self.file(photo, encoding, weight)
         pixels = VaeImageProcessor(do_resize=False).preprocess(photo.open())  # (1, 3, H, W) in [-1, 1]
         size, coded_size = pixels.shape[-2:], Bitstream.read(file).coded_size
-        latents = encode_image(vae, resize(pixels, coded_size).to(vae.device, vae.dtype))  # (1, 4, h, w)
-        picture = resize(decode_latents(vae, latents, coded_size), size)
+        latents = encode_to_finite(vae, resize(pixels, coded_size).to(vae.device, vae.dtype))  # (1, 4, h, w)
+        picture = resize(decode_to_finite(vae, latents, coded_size), size)
         save_picture(VaeImageProcessor().postprocess(picture.float().cpu())[0], path)
         return {}
 
@@ -176,19 +173,17 @@ class Evaluation(EvaluationPlan):
             self._once(photo, name, weight, settings, self.picture(photo, name, weight), work)
 
     def _peer_settings(self, photo, name, weight) -> dict:
-        num_bytes = self._made_file(photo, self.methods[0].encoding, weight).get("bytes")
-        settings = {"num_bytes": num_bytes, "photo": photo.checksum()}
-        if name in dict(self.external):
+        if name in dict(self.external):  # whatever our file is like
             peer = self.peers[name]
-            settings["folder"] = [str(peer.folder), peer.digest(photo.name)]
-        return settings
-
-    def _make_peer_picture(self, peer, photo, path, settings) -> dict:
-        num_bytes = settings["num_bytes"]
+            return {"photo": photo.checksum(), "folder": [str(peer.folder), peer.digest(photo.name)]}
+        num_bytes = self._made_file(photo, self.methods[0].encoding, weight).get("bytes")
         if num_bytes is None:
             raise ValueError("There is no file whose bytes it could take.")
+        return {"photo": photo.checksum(), "num_bytes": num_bytes}
+
+    def _make_peer_picture(self, peer, photo, path, settings) -> dict:
         image = photo.open()
-        result = peer(image, num_bytes, name=photo.name)
+        result = peer(image, settings.get("num_bytes"), name=photo.name)
         save_picture(result.image, path)
         return {
             "bytes": result.num_bytes,

@@ -162,6 +162,27 @@ def test_files_are_as_open_as_the_umask_lets_them_be(tmp_path, monkeypatch):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_file_that_is_written_over_stays_as_open_as_it_was(tmp_path):
+    path = tmp_path / "a.rsic"
+    write_file(path, b"old")
+    path.chmod(0o640)
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_macs_leave_beside_photos_is_none(photos):
+    (photos / "._a.png").write_bytes(b"resource fork")
+    assert [path.name for path in find_files(photos, [".png"], photos / "out")] == ["a.png", "b.png"]
+
+
+def test_a_limit_of_pixels_makes_nothing_again(photos, tmp_path, rsic, capsys):
+    files, pictures = tmp_path / "files", tmp_path / "pictures"
+    for limit in ((), ("--max-pixels", "400000")):
+        assert rsic("encode", photos, "-o", files, *limit) == 0
+        assert rsic("decode", files, "-o", pictures, "--steps", "0", *limit) == 0
+    assert capsys.readouterr().out.count("0 done, 2 skipped") == 2
+
+
 def test_two_runs_on_one_folder_share_the_work(tmp_path):
     (tmp_path / "in").mkdir()
     for i in range(12):

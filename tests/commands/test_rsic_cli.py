@@ -1,5 +1,7 @@
 """The command line: the main job, and one sentence with exit code 2 for all bad input."""
 
+import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from rsic_diffusers.bitstream import Bitstream
 from rsic_diffusers.commands.arguments import parse_phrase
 from rsic_diffusers.commands.loading import find_device
 from rsic_diffusers.commands.rsic_cli import main
+from rsic_diffusers.hub import CHECKPOINTS
 
 
 def rsic(*arguments):
@@ -137,9 +140,13 @@ def test_the_program_itself_runs_the_demo(photo_file, tmp_path, small_photo):
     assert Image.open(tmp_path / "sheet.png").width > 2 * small_photo.width
 
 
-def test_demo_reduces_a_large_photo(photo_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rsic_diffusers.evaluation.demo_sheet.DEFAULT_MAX_SIDE", 128)
-    assert rsic("demo", photo_file, "--box", "50,20,150,140", "-o", tmp_path / "sheet.png") == 0
+def test_demo_reduces_a_large_photo(photo_file, tmp_path, capsys):
+    """To the side that the model codes at."""
+    model = shutil.copytree(CHECKPOINTS / "rsic-tiny", tmp_path / "model")
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps({**index, "default_max_side": 128}))
+    sheet = ("-o", tmp_path / "sheet.png")
+    assert rsic("demo", photo_file, "--box", "50,20,150,140", "--model", model, *sheet) == 0
     assert "203 x 165 pixels; everything here is done at 128 x 104" in capsys.readouterr().out
     picture = np.asarray(Image.open(tmp_path / "sheet.png"), int)[8 : 8 + 104, 8 : 8 + 128]
     yellow = (picture[..., 0] > 200) & (picture[..., 1] > 150) & (picture[..., 2] < 60)

@@ -69,8 +69,7 @@ def test_what_has_the_wrong_name(photo_file, file, tmp_path, rsic, capsys):
     assert rsic("decode", renamed) == 2
     assert "renamed.png has the name of its own result; give the result another name" in capsys.readouterr().err
     assert rsic("encode", file) == 2 and rsic("encode", file, "-o", tmp_path / "a.rsic") == 2
-    message = capsys.readouterr().err
-    assert "has the name of its own result" in message and "this is an .rsic file, not a photo" in message
+    assert capsys.readouterr().err.count("is an .rsic file, not a photo; `rsic decode` makes a picture of it") == 2
     assert rsic("encode", photo_file, "-o", "") == 2
     assert "name given with -o is empty" in capsys.readouterr().err
 
@@ -221,6 +220,22 @@ def test_a_reader_that_has_enough_is_no_error(file):
     result = subprocess.run([*RSIC, "inspect", str(file)], stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert result.returncode == 0 and result.stderr == b""
+
+
+def test_a_result_that_nobody_reads_to_its_end_is_an_error(photo_file, tmp_path):
+    command = f"{sys.executable} -m rsic_diffusers.commands.rsic_cli encode {photo_file} -o -"
+    result = subprocess.run(
+        ["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert result.stdout == "2\n" and "stopped before its end" in result.stderr
+    assert "Traceback" not in result.stderr and "Exception" not in result.stderr
+
+
+def test_what_would_do_nothing_is_refused(file, tmp_path, rsic, capsys):
+    for option, value in (("--overlay", ""), ("--batch-size", "0")):
+        assert rsic("decode", file, "-o", tmp_path / "a.png", option, value) == 2
+        assert option in capsys.readouterr().err and not (tmp_path / "a.png").exists()
+    assert rsic("encode", tmp_path / "none.png", "--max-side", "64") == 2
 
 
 def test_decode_shows_what_is_imagined(file, tmp_path, rsic, decoder):

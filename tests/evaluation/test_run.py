@@ -15,7 +15,7 @@ from rsic_diffusers.commands.rsic_cli import main
 from rsic_diffusers.evaluation.methods import ablations
 from rsic_diffusers.evaluation.metrics.pixel_metrics import LOADERS
 from rsic_diffusers.evaluation.photos import find_photos
-from rsic_diffusers.evaluation.run import Evaluation
+from rsic_diffusers.evaluation.run import Evaluation, evaluate
 from rsic_diffusers.hub import CHECKPOINTS
 
 
@@ -68,7 +68,7 @@ def test_figures_are_those_of_the_files_and_pictures(run):
     masks = {"a.png": np.zeros((130, 160), bool), "b.png": np.asarray(Image.open(folder / "masks" / "b.png")) > 0}
     masks["a.png"][13:104, 40:120] = True
     for row in rows:
-        where = f"{row['method'].replace(', ', '-').replace(' ', '-')}-{float(row['weight']):.3f}"
+        where = f"{row['method'].replace(', ', '-').replace(' ', '-')}-{float(row['weight']):.6g}"
         original = np.asarray(Image.open(folder / row["photo"]))
         picture = np.asarray(Image.open(output / "pictures" / where / f"{row['photo']}.png"))
         assert float(row["psnr"]) == pytest.approx(psnr(picture, original), abs=1e-6)
@@ -83,7 +83,7 @@ def test_figures_are_those_of_the_files_and_pictures(run):
         assert float(row["bpp"]) == pytest.approx(8 * int(row["bytes"]) / pixels)
         if row["method"] not in ("JPEG", "WebP"):
             mode = row["method"].split(",")[0]
-            file = output / "files" / f"{mode}-{float(row['weight']):.3f}" / f"{row['photo']}.rsic"
+            file = output / "files" / f"{mode}-{float(row['weight']):.6g}" / f"{row['photo']}.rsic"
             assert int(row["bytes"]) == file.stat().st_size
             assert int(row["bytes"]) == sum(int(row[name]) for name in "header caption map f0 f1 f2 f3".split())
             assert (int(row["unet_evaluations"]) == 0) == row["method"].endswith("codec only")
@@ -165,10 +165,10 @@ def test_what_was_made_of_other_photos_or_settings_is_made_again(tmp_path, photo
     after = {row["method"]: row for row in rows_of(tmp_path / "out")}
     for name in before:
         assert after[name]["psnr"] != before[name]["psnr"]
-    data = (tmp_path / "out" / "files" / "global-1.000" / "a.png.rsic").read_bytes()
+    data = (tmp_path / "out" / "files" / "global-1" / "a.png.rsic").read_bytes()
     assert int(after["global, fast"]["bytes"]) == len(data)
     assert main([*command, "--refine", "2"]) == 0
-    refined = (tmp_path / "out" / "files" / "global-1.000" / "a.png.rsic").read_bytes()
+    refined = (tmp_path / "out" / "files" / "global-1" / "a.png.rsic").read_bytes()
     assert refined == encoder(Image.open(folder / "a.png"), weight=1, refinement_steps=2).bitstream != data
 
 
@@ -186,7 +186,7 @@ def test_another_region_or_caption_is_measured_anew(tmp_path, photo):
     assert main(command) == 0
     (row,) = (row for row in rows_of(tmp_path / "out") if row["method"] == "VAE alone")
     original = np.asarray(Image.open(folder / "a.png"))
-    picture = np.asarray(Image.open(tmp_path / "out" / "pictures" / "VAE-alone-0.714" / "a.png.png"))
+    picture = np.asarray(Image.open(tmp_path / "out" / "pictures" / "VAE-alone-0.714286" / "a.png.png"))
     inside = np.s_[65:, 80:]
     assert float(row["f_psnr"]) == pytest.approx(psnr(picture[inside], original[inside]), abs=1e-6)
 
@@ -245,6 +245,76 @@ def test_files_take_the_sizes_of_another_codecs(tmp_path, photo):
     assert len(sizes) == 4 and all(0.9 * 170 < size <= 1.01 * 170 + 4 for size in sizes.values()), sizes
     with pytest.raises(ValueError, match="no external codec 'others'"):
         Evaluation(find_photos(folder), tmp_path / "out", external=[("theirs", theirs)], at_size_of="others")
+
+
+def test_an_external_picture_does_not_wait_for_our_file(tmp_path, photo, capsys):
+    """Which cannot be as small as theirs. What failed at a weight that is not asked for any more counts no more."""
+    folder = make_folder(tmp_path / "photos", photo)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    photo.crop((150, 40, 310, 170)).save(theirs / "a.png")
+    (theirs / "sizes.json").write_text(json.dumps({"a.png": 20}))
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--limit", "1", "--codecs"]
+    command += ["--external", f"theirs={theirs}"]
+    assert main([*command, "--at-size-of", "theirs"]) == 1
+    (row,) = rows_of(tmp_path / "out")
+    assert (row["method"], row["bytes"], row["psnr"]) == ("theirs", "20", "")  # infinite: it is the photo itself
+    capsys.readouterr()
+    (theirs / "a.png").unlink()
+    assert main([*command, "--weights", "1"]) == 1  # their picture is not there
+    photo.crop((150, 40, 310, 170)).save(theirs / "a.png")
+    assert main([*command, "--weights", "0.5", "1"]) == 0
+
+
+def test_photos_that_an_external_folder_cannot_tell_apart_are_refused(tmp_path, photo):
+    folder, theirs = tmp_path / "photos", tmp_path / "theirs"
+    for path in (folder / "a.png", folder / "a.jpg", theirs / "a.png"):
+        path.parent.mkdir(exist_ok=True)
+        photo.crop((0, 0, 128, 128)).save(path)
+    (theirs / "sizes.json").write_text(json.dumps({"a": 170}))
+    with pytest.raises(ValueError, match="a.jpg and a.png differ only in their suffix"):
+        Evaluation(find_photos(folder), tmp_path / "out", external=[("theirs", theirs)])
+
+
+def test_weights_and_names_are_kept_apart(tmp_path, photo):
+    """Weights that differ in the fourth digit have files of their own; a name need not be UTF-8."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo.crop((150, 40, 310, 170)).save(folder / "a\udce9.png")
+    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--codecs"]
+    assert main([*command, "--weights", "0.5004", "0.4996"]) == 0
+    for row in rows_of(tmp_path / "out"):
+        if row["bytes"]:
+            (file,) = (tmp_path / "out" / "files" / f"global-{row['weight']}").iterdir()
+            assert file.stat().st_size == int(row["bytes"])
+    assert "a\\udce9" in (tmp_path / "out" / "results.csv").read_text()
+
+
+def test_a_vae_that_overflows_in_half_precision_is_not_blamed(tmp_path, photo):
+    """The VAE alone is decoded again in float32, as all else is."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo.crop((150, 40, 310, 170)).save(folder / "a.png")
+    figures = []
+    for overflows in (False, True):
+        evaluation = Evaluation(
+            find_photos(folder), tmp_path / f"out {overflows}", dtype=torch.bfloat16, codecs=[], metrics=["psnr"]
+        )
+        load = evaluation._load
+
+        def load_spoilt(pipeline_class, load=load, **components):
+            pipeline = load(pipeline_class, **components)
+
+            def spoil(module, inputs, output):
+                return output * float("nan") if output.dtype == torch.bfloat16 else output
+
+            pipeline.vae.encoder.register_forward_hook(spoil)
+            return pipeline
+
+        evaluation._load = load_spoilt if overflows else load
+        assert evaluate(evaluation, 0) == []
+        figures.append([row["psnr"] for row in evaluation.entries() if row["method"] == "VAE alone"])
+    assert figures[1] == pytest.approx(figures[0], abs=0.3)
 
 
 def test_a_metric_that_fails_takes_nothing_else_with_it(tmp_path, photo, capsys, monkeypatch):
@@ -307,7 +377,7 @@ def test_another_base_decodes_the_same_files(tmp_path, small_photo):
         made.append({f"{file.parent.relative_to(tmp_path)}": file.read_bytes() for file in files})
     assert made[0].keys() == made[1].keys()
     changed = {folder for folder in made[0] if made[0][folder] != made[1][folder]}
-    assert changed == {"out/pictures/global-0.714"} and "out/pictures/global-codec-only-0.714" in made[0]
+    assert changed == {"out/pictures/global-0.714286"} and "out/pictures/global-codec-only-0.714286" in made[0]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["loading"] == {"base_model": str(tmp_path / "base")}
 
@@ -330,7 +400,7 @@ def test_ablations_differ_as_they_should(tmp_path, photo, monkeypatch):
     assert int(rows["half way"]["unet_evaluations"]) == 20
 
     def picture(name):
-        return (out / "pictures" / f"{name}-0.714" / "a.png.png").read_bytes()
+        return (out / "pictures" / f"{name}-0.714286" / "a.png.png").read_bytes()
 
     assert picture("T_r1") == picture("referring") != picture("T50")  # the model's own setting by another name
     assert picture("without-guidance") != picture("referring")

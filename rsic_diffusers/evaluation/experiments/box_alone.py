@@ -84,14 +84,15 @@ def main(arguments=None):
     pipelines = [kind.from_pretrained(args.model) for kind in (RSICEncoderPipeline, RSICDecoderPipeline)]
     for pipeline in pipelines:
         pipeline.set_progress_bar_config(disable=True)
+    max_side = pipelines[0].config.default_max_side or DEFAULT_MAX_SIDE
     rows = {}
     for photo in tqdm(photos, desc="Photos"):
         image = photo.open()
         box = photo.pixel_box(image.size)
-        if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE + 1 or max(image.size) > DEFAULT_MAX_SIDE:
+        if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE + 1 or max(image.size) > max_side:
             print(
                 f"{photo.name} is left out: the box must have sides of more than {MIN_SIDE} pixels to be coded alone, "
-                f"and the photo of at most {DEFAULT_MAX_SIDE}, to be coded at the same size."
+                f"and the photo of at most {max_side}, to be coded at the same size."
             )
             continue
         arguments = {"weight": args.weight, "caption": photo.caption, "refinement_steps": args.refine}

@@ -26,7 +26,7 @@ class ExternalPeer:
     def __init__(self, name: str, folder: Path, sizes: dict[str, int]):
         self.name, self.folder, self.sizes = name, folder, sizes
 
-    def __call__(self, image: Image.Image, num_bytes: int, name: str | None = None) -> PeerResult:
+    def __call__(self, image: Image.Image, num_bytes: int | None, name: str | None = None) -> PeerResult:
         """The folder's picture of the photo `name`, whatever its bytes.
 
         Raises:
@@ -34,10 +34,12 @@ class ExternalPeer:
         """
         if name is None:
             raise ValueError(f"{self.name} is read from {self.folder} by the photo's file name; give `name`.")
-        num_bytes, stem = self.size_of(name), _stem(name)
-        paths = self._pictures(stem)
+        num_bytes = self.size_of(name)
+        paths = self._pictures(name)
         if len(paths) != 1:
-            raise ValueError(f"{self.folder} has {len(paths)} pictures of {name}; put one there, {stem}.png say.")
+            raise ValueError(
+                f"{self.folder} has {len(paths)} pictures of {name}; put one there, {stem(name)}.png say."
+            )
         decoded = open_image(paths[0])
         if decoded.size != image.size:
             raise ValueError(
@@ -49,18 +51,17 @@ class ExternalPeer:
 
     def size_of(self, name: str) -> int:
         """Bytes of the file of the photo `name`; ValueError if they were not given."""
-        if _stem(name) not in self.sizes:
+        if stem(name) not in self.sizes:
             raise ValueError(f"The sizes in {self.folder} have no entry for {name}; add its bytes.")
-        return self.sizes[_stem(name)]
+        return self.sizes[stem(name)]
 
     def digest(self, name: str) -> str:
         """Changes when the decoded picture or the size of the photo `name` does."""
-        stem = _stem(name)
-        contents = [str(self.sizes.get(stem)).encode(), *(path.read_bytes() for path in self._pictures(stem))]
+        contents = [str(self.sizes.get(stem(name))).encode(), *(path.read_bytes() for path in self._pictures(name))]
         return hashlib.sha256(b" ".join(contents)).hexdigest()
 
-    def _pictures(self, stem: str) -> list[Path]:
-        return [path for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
+    def _pictures(self, name: str) -> list[Path]:
+        return [path for suffix in SUFFIXES if (path := self.folder / f"{stem(name)}{suffix}").is_file()]
 
 
 def load_external(name: str, folder: Path) -> ExternalPeer:
@@ -86,7 +87,7 @@ def load_external(name: str, folder: Path) -> ExternalPeer:
         raise ValueError(f"{folder} has no sizes.csv or sizes.json; put one there, with the bytes of each file.")
     expected = f"{path} must give a whole number of bytes above 0 for each file, once"
     try:
-        entries = [(_stem(file), int(str(num_bytes))) for file, num_bytes in read(path)]
+        entries = [(stem(file), int(str(num_bytes))) for file, num_bytes in read(path)]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{expected}, and cannot be read so ({error}); mend it.") from None
     sizes = dict(entries)
@@ -95,7 +96,8 @@ def load_external(name: str, folder: Path) -> ExternalPeer:
     return ExternalPeer(name, folder, sizes)
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """By what the folder knows a photo: its name without suffix."""
     return Path(name).with_suffix("").as_posix()
 
 

@@ -65,7 +65,7 @@ class Peer(ABC):
         """The setting in words."""
 
     def __call__(self, image: Image.Image, num_bytes: int, name: str | None = None) -> PeerResult:
-        """Encode to a file nearest `num_bytes`, and decode it.
+        """Encode to about `num_bytes`, and decode: to the largest file of at most so many, unless `search` is another.
 
         Args:
             image (`PIL.Image.Image`).
