@@ -6,6 +6,7 @@ seconds, so this package leaves that to whoever needs it and only waits for it.
 """
 
 import sys
+import threading
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
@@ -37,24 +38,34 @@ ACTIONS = {"diffusers": add_pipelines, "diffusers.pipelines.pipeline_loading_uti
 class AfterImport(MetaPathFinder):
     """Calls an action with each of some modules when Python has imported it.
 
+    A module may be looked for without being imported (`importlib.util.find_spec`), and its import may fail: the action
+    waits until one succeeds.
+
     Args:
         actions (`dict[str, Callable]`): Functions of a module, by the module's name.
     """
 
     def __init__(self, actions: dict[str, Callable[[ModuleType], None]]):
         self.actions = actions
+        self.asking = threading.local()  # .name: what this thread is asking the other finders for
 
     def find_spec(self, fullname, path=None, target=None):
-        action = self.actions.pop(fullname, None)
-        if action is None:
+        outer = getattr(self.asking, "name", None)
+        if fullname not in self.actions or fullname == outer:
             return None
-        spec = find_spec(fullname)  # asks the other finders, since the name is no longer among ours
+        self.asking.name = fullname
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self.asking.name = outer
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_act(module):
                 execute(module)
-                action(sys.modules.get(fullname, module))  # diffusers puts another object in its place
+                action = self.actions.pop(fullname, None)
+                if action is not None:
+                    action(sys.modules.get(fullname, module))  # diffusers puts another object in its place
 
             spec.loader.exec_module = execute_and_act
         return spec

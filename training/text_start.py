@@ -1,7 +1,7 @@
-"""The first lessons of a text encoder: to tell from a caption what colours are where in its photo.
+"""The first lessons of a text encoder: to predict from a caption what colours are where in its photo.
 
 Trained through a small UNet alone, a text encoder can end up with the same output for every caption. So it is trained
-alone first: each of its tokens learns to tell the coarse latents of the photo that the caption belongs to.
+alone first: from each of its tokens the coarse latents of the caption's photo are predicted.
 """
 
 import torch
@@ -19,7 +19,7 @@ def coarse_latents(crops: torch.Tensor) -> torch.Tensor:
 
 
 def teach_text_encoder(text_encoder, batch_of, steps: int, learning_rate: float = 1e-3) -> float:
-    """Train a text encoder to tell coarse latents from captions.
+    """Train a text encoder to predict coarse latents from captions.
 
     Args:
         text_encoder ([`CLIPTextModel`]): Trained in place.

@@ -220,8 +220,8 @@ def main():
             crops, input_ids = random_batch(rng, TEXT_BATCH, 0.0)
             return crops.to(accelerator.device).float(), input_ids.to(accelerator.device)
 
-        told = teach_text_encoder(text_encoder.to(accelerator.device), lesson, args.text_steps)
-        print(f"Captions tell {100 * told:.0f} % of the variance of the photos' coarse latents.", flush=True)
+        explained = teach_text_encoder(text_encoder.to(accelerator.device), lesson, args.text_steps)
+        print(f"Captions explain {100 * explained:.0f} % of the variance of the photos' coarse latents.", flush=True)
 
     def batch_of(rng):
         return random_batch(rng, args.train_batch_size, args.caption_dropout)

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import gradio as gr
+import torch
 from gradio_image_annotation import image_annotator
 from PIL import EpsImagePlugin, Image
 
@@ -107,11 +108,13 @@ def in_a_sentence(function):
     def call(*args, **kwargs):
         try:
             return function(*args, **kwargs)
-        except (ValueError, OSError, MemoryError, OverflowError, RuntimeError) as error:
+        except ValueError as error:  # what the visitor gave; the sentence says what is wrong with it
             sentence = plain_sentence(error)
-        except Exception:
+        except Exception as error:
             logger.exception("An event of the page failed.")
             sentence = "Something went wrong on the server; its log says what."
+            if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+                sentence = "The server ran out of memory; try a smaller photo."
         raise gr.Error(html.escape(sentence, quote=False), duration=None, print_exception=False)
 
     return call

@@ -197,10 +197,11 @@ def encode(encoder, decoder, photo: Image.Image, demands: list[Demand], settings
 
 def decode(decoder, data: bytes, folder, report: Report) -> Result:
     """Decode the bytes of a file whose size was checked; see `encode`."""
-    result, picture, _ = _decode(decoder, data, folder, report)
-    bpp = 8 * len(data) / (picture.width * picture.height)
+    result, _, _ = _decode(decoder, data, folder, report)
+    file = Bitstream.from_bytes(data)
+    bpp = 8 * len(data) / (file.width * file.height)  # of the photo, at whatever size it is coded
     result.summary = (
-        f"**{len(data)} bytes**, {bpp:.4f} bits per pixel ({picture.width} x {picture.height}).\n\n{result.summary}"
+        f"**{len(data)} bytes**, {bpp:.4f} bits per pixel ({file.width} x {file.height}).\n\n{result.summary}"
     )
     return result
 

@@ -11,9 +11,9 @@ from .loading import check_model, find_device, loading_options
 from .outputs import output_folder
 
 
-EPILOG = """an annotations.json (all but "file" may be left out; a box is in fractions
-of width and height, a mask's path is from the file, and of both the mask counts; without annotations all photos of the
-folder, in global mode):
+EPILOG = """an annotations.json, of which only "file" is needed (a box is in fractions of width and height, not pixels
+as for rsic encode; a mask's path is relative to this file, and a mask counts before a box; without this file: all
+photos of the folder, in global mode):
   [{"file": "harbour.jpg", "caption": "a lighthouse above a harbour", "phrase": "the lighthouse",
     "box": [0.1, 0.2, 0.4, 0.9], "mask": "masks/harbour.png"}]
 

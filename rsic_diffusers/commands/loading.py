@@ -117,8 +117,9 @@ def _can_start_quickly(args) -> bool:
 
 def _tokenizer_folder(model: str) -> Path | None:
     """Where a full model in a folder, or an embedded one, has its tokenizer."""
-    embedded = Path(__file__).parents[1] / "checkpoints" / model
-    folder = (embedded if embedded.is_dir() else Path(model)) / "tokenizer"
+    from ..hub.repos import resolve_model
+
+    folder = Path(resolve_model(model)) / "tokenizer"
     return folder if (folder / "tokenizer_config.json").exists() else None
 
 

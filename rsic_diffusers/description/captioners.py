@@ -27,8 +27,8 @@ class Captioner:
     Models with a chat template are asked through it, LLaVA without one by "USER: <image> ... ASSISTANT:", and BLIP and
     GIT are shown the image alone. Generation is greedy, so a model describes an image in the same words each time.
 
-    It is not a `torch.nn.Module`, so `save_pretrained` and `enable_model_cpu_offload` of a pipeline leave it out. `to`
-    of a pipeline takes it along.
+    It is not a `torch.nn.Module`, so `save_pretrained` of a pipeline leaves it out. `to` of a pipeline takes it along;
+    while the pipeline is offloaded it runs on the CPU, unless it was loaded to a device of its own.
 
     Args:
         model ([`PreTrainedModel`]): Of an image-text-to-text class.

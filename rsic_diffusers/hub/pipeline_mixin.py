@@ -122,6 +122,10 @@ class FromPretrainedMixin:
             base, noise_schedule = load_base(base_model, names, quantization=quantization, **{**kwargs, **options})
             kwargs.update(base)
             if noise_schedule is not None and not holds(index, "scheduler"):
+                logger.warning(
+                    f"{model} holds no scheduler, so the sampler has its class's settings. (An encoder saves none; "
+                    "save the decoder to keep them.)"
+                )
                 kwargs["scheduler"] = adopt_noise_schedule(None, noise_schedule)
 
         # 4. The others, from the repo
@@ -287,7 +291,7 @@ class FromPretrainedMixin:
         return super()._execution_device
 
     def enable_group_offload(self, onload_device, *args, exclude_modules=None, **kwargs):
-        """As diffusers' own. The codec and the referring model stay on `onload_device`, and with
+        """As diffusers' own. The codec, and a referring model that is a module, stay on `onload_device`; with
         offload_type="block_level" an AutoencoderTiny does too.
 
         Offloading hooks see calls of `forward`, and these models are called by other methods.

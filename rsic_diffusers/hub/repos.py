@@ -22,13 +22,15 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "
 
 
 def resolve_model(name) -> str:
-    """The folder of an embedded model for its name; any other folder or Hub id as it is.
+    """The folder of an embedded model for its name, unless there is a model in a folder of that name here; any other
+    folder or Hub id as it is.
 
     Raises:
         ValueError: A folder that holds no model.
     """
-    embedded = [path.name for path in CHECKPOINTS.iterdir()]
-    folder = CHECKPOINTS / name if name in embedded else Path(name)
+    folder = Path(name)
+    if str(name) in [path.name for path in CHECKPOINTS.iterdir()] and not (folder / "model_index.json").is_file():
+        folder = CHECKPOINTS / name
     if not folder.is_dir():
         return str(name)
     if not (folder / "model_index.json").exists():

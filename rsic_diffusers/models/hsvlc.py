@@ -13,7 +13,7 @@ from .entropy import ConditionalPrior, GaussianCDFTables, IntegerPriors, gaussia
 from .fixed_point import ACTIVATION_ONE, round_ste
 from .layers import DownBlock, ResidualBlock, UpBlock
 from .outputs import Conditions, HSVLCCompressOutput, HSVLCOutput
-from .rans import RansDecoder, RansEncoder
+from .rans import CodeStreamError, RansDecoder, RansEncoder
 from .rate import MEASURED_LEVELS, PAPER_PROFILE, distortion_weight
 from .validation import check_coding_state, check_config, coding_digest
 
@@ -475,8 +475,8 @@ class HSVLC(ModelMixin, ConfigMixin):
             `torch.Tensor` of shape (1, 4, h, w): z_hat_0, in the model's dtype and on its device.
 
         Raises:
-            ValueError: The stream is not what an encoder writes for this map and shape, or the decoded latents hold
-                NaN.
+            CodeStreamError: The stream is not what an encoder writes for this map and shape.
+            ValueError: The arguments do not fit, the codec is not ready, or the decoded latents hold NaN.
         """
         priors = self._read(data, weight_map, shape)
         conditions = self._condition([(scale_map / ACTIVATION_ONE).to(self.start) for scale_map in priors.maps])
@@ -514,12 +514,12 @@ class HSVLC(ModelMixin, ConfigMixin):
             _, index, gate = priors.predict(i)
             symbols = decoder.read(index[gate])
             if symbols.numel() and int(symbols.abs().max()) > MAX_SYMBOL:
-                raise ValueError(f"The code stream holds a symbol beyond +-{MAX_SYMBOL}; the data is damaged.")
+                raise CodeStreamError(f"The code stream holds a symbol beyond +-{MAX_SYMBOL}; the data is damaged.")
             encoder.write(symbols, index[gate])
             priors.take(symbols)
         # rANS turns any bytes into symbols; only what an encoder wrote turns back into the same bytes.
         if encoder.finish() != data:
-            raise ValueError("The code stream is not what an encoder writes for this map; the data is damaged.")
+            raise CodeStreamError("The code stream is not what an encoder writes for this map; the data is damaged.")
         return priors
 
     def _check_latents(self, latents: torch.Tensor) -> None:

@@ -34,6 +34,10 @@ def load_coder():
     return sys.modules[name]
 
 
+class CodeStreamError(ValueError):
+    """A stream that no encoder writes: it is damaged, or of another codec or map."""
+
+
 class RansEncoder:
     """Collects the symbols of all scales and codes them into one stream.
 

@@ -134,6 +134,7 @@ def check_text_inputs(
         raise ValueError(f"cross_attention_kwargs must be a dict, got {cross_attention_kwargs!r}.")
     if ip_adapter_image is not None and ip_adapter_image_embeds is not None:
         raise ValueError("Give ip_adapter_image or ip_adapter_image_embeds, not both.")
+    _check_image_embeds(ip_adapter_image_embeds)
     given = ip_adapter_image is not None or ip_adapter_image_embeds is not None
     loaded = unet.config.encoder_hid_dim_type == "ip_image_proj"
     if given and not loaded:
@@ -142,6 +143,17 @@ def check_text_inputs(
         raise ValueError(
             "The UNet has an IP-Adapter, which needs an image prompt; give ip_adapter_image, or "
             "call unload_ip_adapter."
+        )
+
+
+def _check_image_embeds(embeds) -> None:
+    if embeds is None:
+        return
+    tensors = embeds if isinstance(embeds, list) else [None]
+    if not all(torch.is_tensor(tensor) and tensor.ndim in (3, 4) and len(tensor) == 2 for tensor in tensors):
+        raise ValueError(
+            "ip_adapter_image_embeds must be a list of a tensor for each adapter, of shape (2, images, D) or (2, "
+            "images, tokens, D): the negative embeddings, then the positive ones."
         )
 
 
@@ -154,10 +166,10 @@ def _check_embeds(unet, max_tokens: int | None, batch_size: int, prompt_embeds, 
         if not torch.is_tensor(embeds) or embeds.ndim != 3 or len(embeds) != batch_size or embeds.shape[2] != width:
             found = tuple(embeds.shape) if torch.is_tensor(embeds) else type(embeds).__name__
             raise ValueError(f"{name} must be a tensor of shape ({batch_size}, tokens, {width}), got {found}.")
-    if prompt_embeds is not None and negative_prompt_embeds is None and prompt_embeds.shape[1] != max_tokens:
-        raise ValueError(
-            f"prompt_embeds of {prompt_embeds.shape[1]} tokens need negative_prompt_embeds of the same shape."
-        )
+    alone = [name for name, embeds in given.items() if embeds is not None]
+    if len(alone) == 1 and given[alone[0]].shape[1] != max_tokens:
+        (other,) = given.keys() - alone
+        raise ValueError(f"{alone[0]} of {given[alone[0]].shape[1]} tokens need {other} of the same shape.")
     shapes = {tuple(embeds.shape) for embeds in given.values() if embeds is not None}
     if len(shapes) > 1:
         raise ValueError(f"prompt_embeds and negative_prompt_embeds must be of one shape, got {sorted(shapes)}.")

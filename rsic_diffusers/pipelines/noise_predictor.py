@@ -44,7 +44,8 @@ class NoisePredictor:
         return without_caption + omega * (with_caption - without_caption)
 
     def _call_unet(self, latents, timestep, embeddings, part: int | None = None) -> torch.Tensor:
-        """`part` is the half of the image embeddings that belongs to the text: 0 the negative one, None both."""
+        """`part`: which half of the image embeddings goes with these text embeddings, 0 the negative or 1 the positive
+        one; None: both."""
         self.num_evaluations += 1
         image_embeds = self.text.image_embeds
         if image_embeds is not None and part is not None:

@@ -24,6 +24,8 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from ..bitstream import Bitstream, BitstreamError
 from ..hub import FromPretrainedMixin
 from ..models.hsvlc import HSVLC
+from ..models.rans import CodeStreamError
+from ..schedulers.guidance import DEFAULT_GUIDANCE_STRENGTH
 from ..schedulers.scheduling_guided_self_recurrent_ddim import GuidedSelfRecurrentDDIMScheduler
 from ..schedulers.settings import check_sampler_settings
 from ..tokenizer_lock import TOKENIZING
@@ -71,10 +73,16 @@ class RSICDecoderPipeline(
 ):
     """Turns `.rsic` files back into pictures with a Stable Diffusion 1.x model that was never trained for it.
 
+    Symbols, as in the paper: M, the weight map, is a number for each 64 x 64 pixels of the coded picture, from 0
+    (imagined) to 1 (as close to the photo as the codec can). z_hat_0 are the latents that the file holds. C codes and
+    decodes latents by HSVLC, and D(M) is its measured squared error. T are the steps of diffusion, T_r the recurrences
+    of each, omega is the scale of classifier-free guidance.
+
     The pipeline also has diffusers' `load_textual_inversion`, `load_lora_weights`, `load_ip_adapter` and
     `enable_freeu`. Several threads may decode at once, each with its own settings. Shared are
     `cross_attention_kwargs={"scale": ...}`, for which diffusers changes the UNet's layers while it runs (in threads,
-    set the scale by `set_adapters` before), and the attributes `interrupt` and `num_timesteps`.
+    set the scale by `set_adapters` before), and the attributes `interrupt` and `num_timesteps`. An offloaded pipeline
+    is for one thread: offloading moves the networks that another thread is using.
 
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Latents to pictures.
@@ -135,23 +143,15 @@ class RSICDecoderPipeline(
 
     @property
     def interrupt(self) -> bool:
-        """Set `pipeline._interrupt = True`, in a callback say, and all running calls leave out the UNet evaluations
-        still to come. Before the first step of denoising the picture is that of the coded latents. Each new call sets
-        it to False, in all threads."""
+        """Whether running calls are to stop early: after `pipeline._interrupt = True`, in a callback say, all running
+        calls leave out the UNet evaluations still to come. Before the first step of denoising the picture is that of
+        the coded latents. Each new call sets it to False, in all threads."""
         return self._interrupt
 
     @property
     def num_timesteps(self) -> int:
         """Denoising steps of the last call, which diffusers' `PipelineCallback`s read."""
         return self._num_timesteps
-
-    def enable_vae_tiling(self) -> None:
-        """Decode latents in tiles, so that large pictures take less memory."""
-        self.vae.enable_tiling()
-
-    def disable_vae_tiling(self) -> None:
-        """Decode latents whole, as by default."""
-        self.vae.disable_tiling()
 
     # ------------------------------------------------------------------------------------------- files and settings
 
@@ -162,6 +162,7 @@ class RSICDecoderPipeline(
         check_scheduler(self.scheduler)  # another's config has none of them
         return {name: self.scheduler.config[name] for name in PAPER} | (PRESETS[preset] if preset else {})
 
+    @own_torch_state()
     def count_unet_evaluations(self, bitstream, preset: str | None = None, **settings) -> int:
         """How often `__call__` would call the UNet for the same arguments. Reads the file, and runs no network.
 
@@ -172,6 +173,7 @@ class RSICDecoderPipeline(
 
         Raises:
             TypeError: `__call__` has no such argument.
+            BitstreamError, ValueError: As by `__call__`.
         """
         unknown = settings.keys() - signature(self.__call__).parameters.keys()
         if unknown:
@@ -187,7 +189,13 @@ class RSICDecoderPipeline(
     def _resolve_settings(self, preset: str | None, given: dict) -> dict:
         """The sampler's settings by name, `given` (where not None) before those of `default_settings`."""
         defaults = self.default_settings(preset)
-        return defaults | {name: given[name] for name in defaults if given.get(name) is not None}
+        settings = defaults | {name: given[name] for name in defaults if given.get(name) is not None}
+        target = settings["guidance_target"]
+        if target != defaults["guidance_target"] and given.get("guidance_strength") is None:
+            settings["guidance_strength"] = None  # the default one belongs to another target
+        if settings["guidance_strength"] is None:
+            settings["guidance_strength"] = DEFAULT_GUIDANCE_STRENGTH.get(target)
+        return settings
 
     def check_inputs(
         self, files, settings, prompts, output_type, upscale, max_pixels, generator, callback, callback_tensor_inputs
@@ -221,7 +229,7 @@ class RSICDecoderPipeline(
                     self.hsvlc.decompress(file.codes, m[None], shape)
                     for file, m in zip(files, weight_map, strict=True)
                 ]
-        except ValueError as error:
+        except CodeStreamError as error:
             raise BitstreamError(str(error)) from None
         latents = torch.cat(latents).to(device, torch.float32)
         return CodedLatents(latents, weight_map.to(device), latent_weight_map.to(device))
@@ -392,7 +400,8 @@ class RSICDecoderPipeline(
             preset (`str`, *optional*): "paper" is Algorithm 1 with the paper's settings, 450 UNet evaluations;
                 "balanced" and "fast" leave the inversion out and take at most 50 and 8. Other arguments override the
                 preset. What neither gives comes from the scheduler's config; with "balanced" and "fast" these are
-                guidance_scale, referring_scale and start_noise_factors.
+                guidance_scale, referring_scale and start_noise_factors. A guidance_target other than the preset's (or
+                the config's) brings its own guidance_strength.
             num_inference_steps (`int`, *optional*): T; 0 leaves diffusion out and gives the picture of z_hat_0.
             num_recurrence_steps (`int`, *optional*): T_r.
             guidance_scale, referring_scale (`float`, *optional*): omega = guidance_scale (1 - referring_scale M). A
@@ -402,16 +411,17 @@ class RSICDecoderPipeline(
                 that fewer steps take larger ones; see the scheduler. The paper's gamma = 1e3 is 1e3 * T * T_r here.
             guidance_target (`str`, *optional*): "noisy", "clean" or "posterior", see the scheduler.
             inversion_guidance_scale (`float`, *optional*): omega during inversion, if it is not that of denoising.
-            strength (`float`, *optional*): Multiplies the noise from which each position starts, see the scheduler's
-                `start_timesteps`; 1 is the checkpoint's own level, 0 no diffusion. Only the steps below the highest
-                start are run. Without one (in the preset and the scheduler's config as well) z_hat_0 is inverted, as
-                the paper does.
+            strength (`float`, *optional*): Unlike img2img's, it multiplies the noise from which each position starts,
+                see the scheduler's `start_timesteps`; 1 is the checkpoint's own level, 0 no diffusion. Only the steps
+                below the highest start are run. Without one (in the preset and the scheduler's config as well) z_hat_0
+                is inverted, as the paper does.
             negative_prompt (`str` or `list[str]`, *optional*): Used in place of the empty prompt in classifier-free
                 guidance; ignored with guidance_scale 1.
             prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape (B, tokens, D), *optional*): In place of
                 the embeddings of the files' captions and of the negative prompt.
             ip_adapter_image, ip_adapter_image_embeds (*optional*): An image prompt, or its embeddings, as for
-                [`StableDiffusionPipeline`]. The image is not part of the file: whoever decodes must have it.
+                [`StableDiffusionPipeline`]: a list with a tensor for each adapter, whose first half is the negative
+                one, with guidance_scale 1 too. The image is not part of the file: whoever decodes must have it.
             clip_skip (`int`, *optional*): Layers at the end of the text encoder to leave out for the captions.
             cross_attention_kwargs (`dict`, *optional*): For the UNet's attention processors; `{"scale": 0.5}` is a
                 LoRA's scale.
@@ -433,7 +443,7 @@ class RSICDecoderPipeline(
         Examples:
 
         Returns:
-            [`RSICDecoderOutput`], or the tuple (images, num_unet_evaluations).
+            [`RSICDecoderOutput`], or the tuple (images, num_unet_evaluations, files).
 
         Raises:
             BitstreamError: The file is damaged, foreign, or made for another codec. Raised before any network runs;
@@ -532,7 +542,7 @@ class RSICDecoderPipeline(
         images = self.make_images(latents, files, output_type, upscale)
         self.maybe_free_model_hooks()
         if not return_dict:
-            return (images, predict.num_evaluations)
+            return (images, predict.num_evaluations, files)
         return RSICDecoderOutput(images=images, num_unet_evaluations=predict.num_evaluations, files=files)
 
 

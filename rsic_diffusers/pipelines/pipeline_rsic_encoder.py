@@ -70,6 +70,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
 
     Reads the same repos as [`RSICDecoderPipeline`], but loads only what encoding needs: no UNet, no text encoder.
 
+    M, the weight map, holds a number for each 64 x 64 pixels of the coded picture, from 0 (imagined) to 1 (as close to
+    the photo as the codec can).
+
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Turns pictures into latents.
         hsvlc ([`HSVLC`]): Turns latents into bytes.
@@ -106,14 +109,14 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         check_limit("default_max_side", default_max_side, MIN_SIDE)
         self.register_to_config(default_max_side=default_max_side)
         self.image_processor = VaeImageProcessor(do_resize=False)
-        if vae.device.type != "cpu":
-            self._move_helpers(vae.device)
+        if self._execution_device.type != "cpu":
+            self._move_helpers(self._execution_device)
 
     def to(self, *args, **kwargs):
         """As [`DiffusionPipeline.to`]; a [`ReferringModel`] and a [`Captioner`] follow to the device, unless they were
         made with `follows_pipeline=False` or loaded to a device of their own."""
         super().to(*args, **kwargs)
-        self._move_helpers(self.vae.device)
+        self._move_helpers(self._execution_device)  # sequential offloading leaves the VAE itself on "meta"
         return self
 
     def _move_helpers(self, device):
@@ -201,7 +204,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                     f"background={settings.background:g} has no effect: no part of the photo is referred to."
                 )
             photo.weight_map = WeightMap.constant(weight, *photo.coded_size)
-            photo.pixel_weights = expand_to_pixels(photo.weight_map.values, *photo.coded_size)
+            if settings.refinement_steps:
+                photo.pixel_weights = expand_to_pixels(photo.weight_map.values, *photo.coded_size)
             return
         levels, background = settings.levels, settings.background
         if background is None:
@@ -266,6 +270,8 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             latents = refine_latents(
                 self.vae, self.hsvlc, photo.vae_input, latents, values, weights, settings.refinement_steps, on_step
             )
+        else:
+            on_step()
         coded = self.hsvlc.compress(latents, values)
         height, width = photo.size
         file = Bitstream(
@@ -331,9 +337,9 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
         Args:
             image (`PIL.Image.Image`, `str` or path, `bytes`, file object, `np.ndarray`, `torch.Tensor`, or a list):
                 The photo, at least 64 x 64 pixels. Files and PIL images are turned upright as their EXIF orientation
-                says, and colour profiles are converted to sRGB. Arrays and tensors have shape (H, W, C) or (C, H, W)
-                and hold uint8, or floats in [0, 1]. A list, or an array with a batch dimension, is a batch: then
-                `caption`, `referring`, `box`, `point` and `mask` are lists of as many (None for nothing).
+                says, and colour profiles are converted to sRGB. Arrays and tensors have shape (H, W, C), (C, H, W) or
+                (H, W) and hold uint8, uint16, or floats in [0, 1]. A list, or an array with a batch dimension, is a
+                batch: then `caption`, `referring`, `box`, `point` and `mask` are lists of as many (None for nothing).
             caption (`str`, *optional*): What the picture shows; the decoder imagines the rest by it. None: what the
                 captioner says, or no caption without a captioner. Any string is used as it is; "" means no caption.
             referring: What must stay faithful: a phrase ("the lighthouse"), a [`Demand`] with a weight of its own, a
@@ -356,10 +362,10 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
             target_bytes (`float`), target_bpp (`float`, *optional*): Budget for the whole file. All weights are moved
                 up or down together until it is filled to a few percent, and never exceeded (see `fit_budget`). A photo
                 that needs less even at M = 1 gets a smaller file.
-            max_side (`int`, *optional*): A photo with a longer side is coded smaller, its long side at the next lower
-                multiple of 128 (at most 2048), and the decoder enlarges the picture again: Stable Diffusion repeats
-                and distorts things in pictures much larger than those it was trained on. Boxes, points and masks stay
-                in pixels of the photo as given, and bpp is per pixel of it. "auto": the checkpoint's
+            max_side (`int`, "auto" or None): A photo with a longer side is coded smaller, its long side at the next
+                lower multiple of 128 (at most 2048), and the decoder enlarges the picture again: Stable Diffusion
+                repeats and distorts things in pictures much larger than those it was trained on. Boxes, points and
+                masks stay in pixels of the photo as given, and bpp is per pixel of it. "auto": the checkpoint's
                 `default_max_side`, or 768. A long side of up to 4 pixels above a multiple of 128 is coded at that
                 multiple too, for a tenth fewer bytes. None: code it at its own size.
             max_pixels (`int`, *optional*): Refuse photos with more pixels, files before they are decoded; a bound for
@@ -409,6 +415,7 @@ class RSICEncoderPipeline(FromPretrainedMixin, DiffusionPipeline):
                 # 5. Latents to a file
                 encoded = self.encode_within_budget(photo, settings, progress_bar.update)
                 results.append(self._result(photo, encoded))
+                photo.vae_input = photo.latents = photo.pixel_weights = None  # of a batch they would fill the memory
                 progress_bar.update(work * len(results) - progress_bar.n)
 
         # 6. Return one photo's values, or a list of each

@@ -20,7 +20,8 @@ PAPER = {
 FROM_NOISE = {
     "num_recurrence_steps": 1,
     "guidance_target": "posterior",
-    "guidance_strength": None,  # the target's own, so that a call with another target gets that one's
+    "guidance_strength": None,  # the target's own
+    "inversion_guidance_scale": None,
     "strength": 1.0,
 }
 PRESETS = {

@@ -114,7 +114,7 @@ def plan_sampling(
         return SamplingPlan(timesteps, recurrences, error=error, num_steps=steps * recurrences)
 
     # The list of timesteps is that of M = 0, whatever the files hold: each position starts somewhere along it.
-    nothing = torch.zeros(1, 1, 1, 1)
+    nothing = torch.zeros(1, 1, 1, 1, device="cpu")
     highest = scheduler.start_timesteps(hsvlc.error_at(nothing), nothing, strength)
     scheduler.set_timesteps(steps, device, start=float(highest))
     start = scheduler.start_timesteps(error, latent_weight_map, strength)

@@ -33,7 +33,8 @@ class PhraseNotFoundError(ValueError):
 class ReferringModel:
     """A CLIP or CLIPSeg of transformers with its own tokenizer, for pipelines whose tokenizer is a different one.
 
-    It is not a `torch.nn.Module`, so `save_pretrained` of a pipeline leaves it out. `to` of a pipeline takes it along.
+    It is not a `torch.nn.Module`, so `save_pretrained` of a pipeline leaves it out. `to` of a pipeline takes it along;
+    while the pipeline is offloaded it runs on the CPU, unless it was loaded to a device of its own.
 
     Args:
         model ([`CLIPModel`] or [`CLIPSegForImageSegmentation`]).

@@ -287,11 +287,27 @@ class GuidedSelfRecurrentDDIMScheduler(SchedulerMixin, ConfigMixin):
         return ratio**0.5 * sample + (1 - ratio) ** 0.5 * noise
 
     def add_noise(
-        self, original_samples: torch.Tensor, noise: torch.Tensor, timestep: int | torch.Tensor
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: int | torch.Tensor
     ) -> torch.Tensor:
-        """z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise, for one of `timesteps`."""
-        alpha, _ = self._levels(timestep)
-        return ddim(original_samples, noise, alpha)
+        """z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise, as diffusers' schedulers have it.
+
+        Args:
+            original_samples, noise (`torch.Tensor` of shape (B, 4, h, w)): z_0, and N(0, I).
+            timesteps (`int` or `torch.Tensor` of shape () or (B,)): Any of the noise schedule, from 0 to 999.
+
+        Returns:
+            `torch.Tensor` of the shape and dtype of `original_samples`.
+        """
+        device = original_samples.device
+        if self.num_inference_steps is None or self._alphas.device != device:
+            levels = self.alphas_cumprod.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        else:
+            levels = self._alphas
+        timesteps = torch.as_tensor(timesteps, device=device)
+        # Indexing by a tensor without dimensions would wait for the device.
+        alpha = levels.index_select(0, timesteps.reshape(-1))
+        alpha = alpha.squeeze(0) if timesteps.ndim == 0 else alpha.view(-1, 1, 1, 1)
+        return ddim(original_samples, noise, alpha).to(original_samples.dtype)
 
     # -------------------------------------------------------------------------------------------- what M decides
 

@@ -3,8 +3,10 @@
 import gc
 import os
 
+import gradio as gr
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rsic_diffusers.app.inputs import collect, painted_mask, read_file, read_photo, typed_boxes
@@ -81,6 +83,24 @@ def test_old_results_are_removed():
 def test_the_bar_shows_each_part():
     bar = bytes_bar({"header": 12, "caption": 30, "map": 5, "f0": 3, "f1": 7, "f2": 11, "f3": 0})
     assert "68 in all" in bar and "flex:30" in bar and "flex:0" not in bar and "f3, finest: 0" in bar
+
+
+def test_what_fails_on_the_server_is_logged_and_not_shown(caplog):
+    from rsic_diffusers.app.page import in_a_sentence
+
+    def fail(error):
+        raise error
+
+    for error, shown in (
+        (ValueError("the box is empty"), "the box is empty"),
+        (RuntimeError("/srv/secret: no such kernel"), "Something went wrong on the server"),
+        (torch.OutOfMemoryError("CUDA"), "try a smaller photo"),
+    ):
+        caplog.clear()
+        with pytest.raises(gr.Error, match=shown) as told:
+            in_a_sentence(fail)(error)
+        assert "/srv" not in str(told.value)
+        assert ("failed" in caplog.text) == (not isinstance(error, ValueError))
 
 
 def test_a_comparison_that_fails_is_told(encoder, quick_decoder, small_photo, tmp_path, monkeypatch):

@@ -407,7 +407,15 @@ assert RSICDecoderPipeline.from_pretrained("saved").config["_base_model_name_or_
 """
 
 
-@pytest.mark.parametrize("imports", ["import diffusers, rsic_diffusers", "import rsic_diffusers, diffusers"])
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import diffusers, rsic_diffusers",
+        "import rsic_diffusers, diffusers",
+        # Looked for only, as peft and transformers do.
+        "import importlib.util, rsic_diffusers; importlib.util.find_spec('diffusers'); import diffusers",
+    ],
+)
 def test_over_http_whichever_package_is_imported_first(small, run_python, tmp_path, imports):
     """Our classes are known to diffusers, a thin repo under its own loader says what to do, options reach the base."""
     shutil.copytree(small / "thin", tmp_path / "thin")

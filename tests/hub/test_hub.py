@@ -282,6 +282,17 @@ def test_a_codec_is_pushed_and_loaded_from_a_private_repo_by_token(base, run_pyt
     server.shutdown()
 
 
+def test_a_folder_of_an_embedded_models_name_comes_first(encoder, tmp_path, monkeypatch):
+    """As in diffusers; a folder of that name without a model does not count."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rsic-tiny").mkdir()
+    for name in ("rsic-tiny", Path("rsic-tiny")):
+        assert resolve_model(name) == str(FULL)
+    (tmp_path / "rsic-tiny" / "model_index.json").write_text("{}")
+    for name in ("rsic-tiny", Path("rsic-tiny")):
+        assert resolve_model(name) == "rsic-tiny"
+
+
 def test_what_the_encoder_saves_gives_the_same_bytes_and_serves_no_decoder(encoder, small_photo, tmp_path):
     encoder.save_pretrained(tmp_path / "encoder")
     again = RSICEncoderPipeline.from_pretrained(tmp_path / "encoder")

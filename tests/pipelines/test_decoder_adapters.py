@@ -228,16 +228,11 @@ def test_callbacks_take_and_change_more_than_latents(toy, file, plain):
             decode(toy, file, callback_on_step_end=useless)
 
 
-def test_freeu_and_vae_tiling_are_switched_on_the_pipeline(own, file, plain):
-    own.vae = copy.deepcopy(own.vae)
+def test_freeu_is_switched_on_the_pipeline(own, file, plain):
     own.enable_freeu(s1=0.6, s2=0.4, b1=1.3, b2=1.5)
     assert own.unet.up_blocks[0].b1 == 1.3
     own.disable_freeu()
     assert torch.equal(decode(own, file), plain)
-    own.enable_vae_tiling()
-    assert own.vae.use_tiling
-    own.disable_vae_tiling()
-    assert not own.vae.use_tiling
 
 
 @pytest.mark.parametrize(
@@ -249,6 +244,9 @@ def test_freeu_and_vae_tiling_are_switched_on_the_pipeline(own, file, plain):
         ({"prompt_embeds": torch.zeros(2, 77, 16)}, r"shape \(1, tokens, 16\)"),
         ({"prompt_embeds": torch.zeros(1, 154, 16), "negative_prompt_embeds": torch.zeros(1, 77, 16)}, "one shape"),
         ({"prompt_embeds": torch.zeros(1, 154, 16)}, "negative_prompt_embeds of the same shape"),
+        ({"negative_prompt_embeds": torch.zeros(1, 154, 16)}, "154 tokens need prompt_embeds of the same shape"),
+        ({"ip_adapter_image_embeds": torch.zeros(2, 1, 16)}, "list of a tensor for each adapter"),
+        ({"ip_adapter_image_embeds": [torch.zeros(1, 1, 16)]}, r"shape \(2, images, D\)"),
         ({"clip_skip": 5}, "clip_skip must be"),
         ({"cross_attention_kwargs": 0.5}, "must be a dict"),
     ],

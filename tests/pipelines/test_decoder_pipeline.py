@@ -1,5 +1,6 @@
 """The decoder on the embedded default and a real photo."""
 
+import copy
 import hashlib
 import json
 
@@ -48,8 +49,9 @@ def test_output_types_agree(decoder, encoded, decoded):
     assert array.shape == (1, 165, 203, 3) and tensor.shape == (1, 3, 165, 203) and latents.shape == (1, 4, 21, 26)
     np.testing.assert_allclose(array[0], tensor[0].permute(1, 2, 0).numpy(), atol=1e-6)
     assert np.abs(np.round(255 * array[0]) - np.asarray(decoded)).max() <= 1
-    images, evaluations = decoder(encoded.bitstream, **QUICK, return_dict=False)
+    images, evaluations, files = decoder(encoded.bitstream, **QUICK, return_dict=False)
     assert digest(images[0]) == digest(decoded) and evaluations == 4 * 2
+    assert files[0].to_bytes() == encoded.bitstream
 
 
 def test_callback_sees_and_changes_latents(encoder, decoder, small_photo):
@@ -138,6 +140,30 @@ def test_a_gpu_decodes_the_same_symbols_and_nearly_the_same_picture(encoded, dec
     image = dec(encoded.bitstream).images[0]
     assert psnr(image, decoded_by_default) > 25
     assert np.array_equal(np.asarray(dec(encoded.bitstream).images[0]), np.asarray(image))
+
+
+def test_a_codec_that_overflows_is_not_taken_for_a_damaged_file(decoder, encoded):
+    hsvlc = copy.deepcopy(decoder.hsvlc)
+    hsvlc.out.weight.data.fill_(float("nan"))
+    pipeline = RSICDecoderPipeline(**{**decoder.components, "hsvlc": hsvlc})
+    with pytest.raises(ValueError, match="NaN or infinite") as error:
+        pipeline(encoded.bitstream, **QUICK)
+    assert not isinstance(error.value, BitstreamError)
+
+
+def test_each_guidance_target_has_its_own_strength(decoder):
+    """Of a preset or the config that names another target, the strength does not count."""
+    config = {**decoder.scheduler.config, "guidance_target": "clean", "guidance_strength": 5e3}
+    scheduler = type(decoder.scheduler).from_config({**config, "_use_default_values": []})
+    pipeline = RSICDecoderPipeline(**{**decoder.components, "scheduler": scheduler})
+
+    def strength(preset=None, **given):
+        return pipeline._resolve_settings(preset, given)["guidance_strength"]
+
+    assert strength() == 5e3 and strength(guidance_target="posterior") == 8.0
+    assert strength("fast") == 8.0 and strength("fast", guidance_target="clean") == 24e3
+    assert strength("paper") == 4e5 and strength("paper", guidance_target="posterior") == 8.0
+    assert strength("paper", guidance_target="posterior", guidance_strength=3.0) == 3.0
 
 
 @pytest.mark.parametrize("source", [3, True, None])

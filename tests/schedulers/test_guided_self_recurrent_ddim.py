@@ -260,6 +260,19 @@ def test_the_pull_of_the_posterior_mean_does_not_depend_on_the_number_of_steps()
     assert (reached[2].diff() < 0).all() and 0.01 < reached[2][-1] < reached[2][0] <= 1
 
 
+@pytest.mark.parametrize("is_set", [False, True])
+def test_noise_is_added_as_by_diffusers(is_set):
+    """At any timesteps, one for each sample, before `set_timesteps` and after it."""
+    scheduler, reference = GuidedSelfRecurrentDDIMScheduler(), DDIMScheduler(**SD15)
+    if is_set:
+        scheduler.set_timesteps(4)
+    clean, noise = torch.randn(2, 3, 4, 5, 6, generator=torch.manual_seed(0))
+    for timesteps in (torch.tensor([0, 437, 999]), torch.tensor([333] * 3)):
+        expected = reference.add_noise(clean, noise, timesteps)
+        torch.testing.assert_close(scheduler.add_noise(clean, noise, timesteps), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scheduler.add_noise(clean, noise, 333), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("config", [SD15, {**SD15, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}])
 def test_start_levels_equal_numpy(config):
     """(1 - abar) / abar = strength k(M) D(M), found again at the returned timestep."""
