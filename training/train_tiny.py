@@ -26,7 +26,7 @@ from rsic_diffusers.files import write_file
 VAE = ("--equivariance", 0.35)
 CODEC = ("--profile", "smooth", "--scale_dropout", 0.1, "--code_channels", 32, 24, 16, 16)
 CODEC += ("--hidden_channels", 64, 96, 192, 192, "--prior_channels", 96)
-SAMPLER = ("num_inference_steps=8", "guidance_scale=1.0", "referring_scale=0.0", "start_noise_factors=[40, 1]")
+SAMPLER = ("num_inference_steps=8", "guidance_scale=1.0", "referring_scale=0.0", "start_noise_factors=[80, 1]")
 
 
 def parse_args():
