@@ -382,6 +382,22 @@ def test_another_base_decodes_the_same_files(tmp_path, small_photo):
     assert results["loading"] == {"base_model": str(tmp_path / "base")}
 
 
+def test_another_start_of_the_sampler_is_noticed(tmp_path, small_photo):
+    """start_noise_factors is no argument of the decoder: it stands in the model's own folder."""
+    (tmp_path / "photos").mkdir()
+    small_photo.save(tmp_path / "photos" / "a.png")
+    model = shutil.copytree(CHECKPOINTS / "rsic-tiny", tmp_path / "model")
+    config = model / "scheduler" / "scheduler_config.json"
+    command = ["evaluate", str(tmp_path / "photos"), "-o", str(tmp_path / "out"), "--model", str(model)]
+    command += ["--weights", "0.3", "--codecs", "--metrics", "psnr"]
+    figures = []
+    for factors in ([40.0, 1.0], [4.0, 0.1]):
+        config.write_text(json.dumps({**json.loads(config.read_text()), "start_noise_factors": factors}))
+        assert main(command) == 0
+        figures.append({row["method"]: row["psnr"] for row in rows_of(tmp_path / "out")})
+    assert {name for name in figures[0] if figures[0][name] != figures[1][name]} == {"global"}
+
+
 def test_ablations_differ_as_they_should(tmp_path, photo, monkeypatch):
     long = ("T = 30", "T_r = 4", "T_r = 8")  # minutes that would say nothing more
     some = [method for method in ablations(None, True, False) if method.name not in long]
