@@ -12,8 +12,8 @@ import rsic_diffusers
 PACKAGE = Path(rsic_diffusers.__file__).parent
 # From the bottom up: a room imports from its own row and from the rows before it in this list, never from those after.
 ROWS = [
-    {"error_sentences", "example_photo", "files", "folders", "images", "registration", "tokenizer_lock"}
-    | {"torch_state", "typed_numbers"},
+    {"embedded_models", "error_sentences", "example_photo", "files", "folders", "images", "registration"}
+    | {"tokenizer_lock", "torch_state", "typed_numbers"},
     {"bitstream"},
     {"schedulers"},
     {"models"},

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from ..embedded_models import CHECKPOINTS, resolve_model
 from .errors import as_sentence
 from .startup import leave_out_unused_imports
 
@@ -76,7 +77,7 @@ def load_pipeline(class_name: str, args):
 
 def check_model(args) -> None:
     """ValueError, in words that say what there is, unless the model that `--model` names can be found."""
-    from ..hub.repos import read_index, resolve_model
+    from ..hub.repos import read_index
 
     revision = {"revision": args.revision} if args.revision else {}
     _load(args.model, read_index, resolve_model(args.model), **revision)
@@ -117,8 +118,6 @@ def _can_start_quickly(args) -> bool:
 
 def _tokenizer_folder(model: str) -> Path | None:
     """Where a full model in a folder, or an embedded one, has its tokenizer."""
-    from ..hub.repos import resolve_model
-
     folder = Path(resolve_model(model)) / "tokenizer"
     return folder if (folder / "tokenizer_config.json").exists() else None
 
@@ -144,8 +143,6 @@ def _load(name: str, load, *args, **kwargs):
 
 
 def _not_found(name: str, error: Exception) -> str:
-    from ..hub import CHECKPOINTS
-
     embedded = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
     looked = f"There is no folder {name} here, and no such model could be had from the Hub"
     # The reason that the Hub's client gives runs over many lines; its first sentence tells offline from unknown.

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers import PipelineQuantizationConfig
 from diffusers.utils import logging
 
+from ..embedded_models import DEFAULT_MODEL, resolve_model
 from ..schedulers.scheduling_guided_self_recurrent_ddim import (
     GuidedSelfRecurrentDDIMScheduler,
     adopt_noise_schedule,
@@ -23,11 +24,9 @@ from .repos import (
     BASE_KEY,
     BASE_OPTIONS_KEY,
     COMPONENTS,
-    DEFAULT_MODEL,
     HUB_ARGUMENTS,
     holds,
     read_index,
-    resolve_model,
 )
 
 

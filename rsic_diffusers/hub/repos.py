@@ -1,13 +1,9 @@
 """What a repo is: its folder or Hub id, and its model_index.json, checked before anything is made of it."""
 
-from pathlib import Path
-
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 
-DEFAULT_MODEL = "rsic-tiny"
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 BASE_KEY = "_base_model_name_or_path"
 # What else the base is loaded with: `prediction_type`, and `config` of a single file.
 BASE_OPTIONS_KEY = "_base_options"
@@ -19,25 +15,6 @@ COMPONENTS = (
 )  # fmt: skip
 # What says where a download comes from and goes to; the rest of `from_pretrained`'s arguments are about the pipeline.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
-
-
-def resolve_model(name) -> str:
-    """The folder of an embedded model for its name, unless there is a model in a folder of that name here; any other
-    folder or Hub id as it is.
-
-    Raises:
-        ValueError: A folder that holds no model.
-    """
-    folder = Path(name)
-    if str(name) in [path.name for path in CHECKPOINTS.iterdir()] and not (folder / "model_index.json").is_file():
-        folder = CHECKPOINTS / name
-    if not folder.is_dir():
-        return str(name)
-    if not (folder / "model_index.json").exists():
-        raise ValueError(
-            f"{folder} is no model: it has no model_index.json; give the folder of a saved RSIC pipeline."
-        )
-    return str(folder)
 
 
 def read_index(model: str, **kwargs) -> dict:
