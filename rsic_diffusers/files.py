@@ -27,7 +27,10 @@ def write_file(path, data: bytes) -> None:
     refuse_broken_link(path)
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
-        path.write_bytes(data)  # a device or a pipe: there is nothing to keep whole
+        try:
+            path.write_bytes(data)  # a device or a pipe: there is nothing to keep whole
+        except BrokenPipeError:
+            raise OSError(f"Whoever read {path} stopped before its end.") from None
         return
     temporary = path.parent / f"{PART_PREFIX}{_MACHINE}-{os.getpid()}-{secrets.token_hex(8)}{PART_SUFFIX}"
     try:

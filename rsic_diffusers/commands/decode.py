@@ -158,7 +158,6 @@ def _decode_folder(args, settings: dict) -> int:
     jobs = plan(Path(args.file), output, [".rsic"], ".png")
     decoder = load_pipeline("RSICDecoderPipeline", args)
     sampler = decoder.default_settings(args.preset)  # a wrong name is one error, not one for each file
-    sampler["start_noise_factors"] = decoder.scheduler.config.start_noise_factors  # which no argument gives
     from ..pipelines.model_version import model_version
 
     version = model_version(decoder)

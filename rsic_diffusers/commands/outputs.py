@@ -132,15 +132,14 @@ def write_result(output: Path | None, data: bytes) -> None:
         OSError: The result cannot be written, or whoever read it from a pipe stopped before its end. (With printed
             text, that is no error; see `main`.)
     """
+    if output is not None:
+        write_file(output, data)
+        return
     try:
-        if output is None:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        else:
-            write_file(output, data)
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
     except BrokenPipeError:
-        if output is None:
-            leave_standard_output()
+        leave_standard_output()
         raise OSError("Whoever read the result stopped before its end.") from None
 
 

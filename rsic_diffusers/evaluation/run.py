@@ -103,7 +103,6 @@ class Evaluation(EvaluationPlan):
             "dtype": str(self.dtype),
             "device": str(self.device),
             "seed": self.seed,
-            "start_noise_factors": decoder.scheduler.config.start_noise_factors,  # no argument gives them
         }
         wanted = [(method, weight) for method in self.methods for weight in self.weights_of(method)]
         for photo, (method, weight) in self._jobs("Decoding", wanted):

@@ -122,8 +122,8 @@ class FromPretrainedMixin:
             kwargs.update(base)
             if noise_schedule is not None and not holds(index, "scheduler"):
                 logger.warning(
-                    f"{model} holds no scheduler, so the sampler has its class's settings. (An encoder saves none; "
-                    "save the decoder to keep them.)"
+                    f"{model} holds no scheduler, so the sampler takes its class's defaults. (Saving an encoder "
+                    "leaves the scheduler out; save the decoder to keep it.)"
                 )
                 kwargs["scheduler"] = adopt_noise_schedule(None, noise_schedule)
 

@@ -16,7 +16,8 @@ LEAST_LIKELIHOOD = 1e-9  # of a symbol, so that its logarithm is finite
 class _LowerBound(torch.autograd.Function):
     """max(x, bound), with the gradient that leads back up where x is below the bound.
 
-    By `clamp` a scale index below 0 would never come back, and its channel would be lost.
+    By `clamp` a scale index below 0 would never come back, and its channel would be lost. compressai has such a bound
+    too, but importing the package takes seconds, and decoding runs this.
     """
 
     @staticmethod

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from rsic_diffusers.commands.encode import asked_for, without_effect
 from rsic_diffusers.commands.errors import as_sentence
 from rsic_diffusers.commands.inspect import shares
 from rsic_diffusers.commands.rsic_cli import build_parser, show_warnings
+from rsic_diffusers.files import write_file
 from rsic_diffusers.hub import CHECKPOINTS
 
 
@@ -231,11 +233,21 @@ def test_a_result_that_nobody_reads_to_its_end_is_an_error(photo_file, tmp_path)
     assert "Traceback" not in result.stderr and "Exception" not in result.stderr
 
 
-def test_what_would_do_nothing_is_refused(file, tmp_path, rsic, capsys):
+def test_a_named_pipe_that_nobody_reads_to_its_end_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / "picture.png")
+    reader = threading.Thread(target=lambda: os.close(os.open(tmp_path / "picture.png", os.O_RDONLY)))
+    reader.start()
+    with pytest.raises(OSError, match="picture.png stopped before its end"):
+        write_file(tmp_path / "picture.png", bytes(1 << 20))
+    reader.join()
+
+
+def test_what_would_do_nothing_is_refused(photo_file, file, tmp_path, rsic, capsys):
     for option, value in (("--overlay", ""), ("--batch-size", "0")):
         assert rsic("decode", file, "-o", tmp_path / "a.png", option, value) == 2
         assert option in capsys.readouterr().err and not (tmp_path / "a.png").exists()
-    assert rsic("encode", tmp_path / "none.png", "--max-side", "64") == 2
+    assert rsic("encode", photo_file, "-o", tmp_path / "a.rsic", "--max-side", "64") == 2
+    assert "--max-side must be a whole number from 128 up, got 64" in capsys.readouterr().err
 
 
 def test_decode_shows_what_is_imagined(file, tmp_path, rsic, decoder):

@@ -231,14 +231,18 @@ def test_another_codecs_pictures_are_taken_as_they_are(tmp_path, photo):
     assert [new["psnr"] == old["psnr"] for new, old in zip(again, rows, strict=True)] == [True, False, True]
 
 
-def test_files_take_the_sizes_of_another_codecs(tmp_path, photo):
-    folder = make_folder(tmp_path / "photos", photo)
-    theirs = tmp_path / "theirs"
+def beside_an_external_codec(tmp_path, photo, num_bytes):
+    """Photos, the folder of a codec that gives the first one back as it is, and the command that compares them."""
+    folder, theirs = make_folder(tmp_path / "photos", photo), tmp_path / "theirs"
     theirs.mkdir()
     photo.crop((150, 40, 310, 170)).save(theirs / "a.png")
-    (theirs / "sizes.json").write_text(json.dumps({"a.png": 170}))
+    (theirs / "sizes.json").write_text(json.dumps({"a.png": num_bytes}))
     command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--limit", "1", "--codecs"]
-    command += ["--external", f"theirs={theirs}"]
+    return folder, theirs, [*command, "--external", f"theirs={theirs}"]
+
+
+def test_files_take_the_sizes_of_another_codecs(tmp_path, photo):
+    folder, theirs, command = beside_an_external_codec(tmp_path, photo, num_bytes=170)
     assert main([*command, "--at-size-of", "theirs"]) == 0
     sizes = {row["method"]: int(row["bytes"]) for row in rows_of(tmp_path / "out") if row["bytes"]}
     assert sizes.pop("theirs") == 170
@@ -249,13 +253,7 @@ def test_files_take_the_sizes_of_another_codecs(tmp_path, photo):
 
 def test_an_external_picture_does_not_wait_for_our_file(tmp_path, photo, capsys):
     """Which cannot be as small as theirs. What failed at a weight that is not asked for any more counts no more."""
-    folder = make_folder(tmp_path / "photos", photo)
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    photo.crop((150, 40, 310, 170)).save(theirs / "a.png")
-    (theirs / "sizes.json").write_text(json.dumps({"a.png": 20}))
-    command = ["evaluate", str(folder), "-o", str(tmp_path / "out"), "--metrics", "psnr", "--limit", "1", "--codecs"]
-    command += ["--external", f"theirs={theirs}"]
+    _, theirs, command = beside_an_external_codec(tmp_path, photo, num_bytes=20)
     assert main([*command, "--at-size-of", "theirs"]) == 1
     (row,) = rows_of(tmp_path / "out")
     assert (row["method"], row["bytes"], row["psnr"]) == ("theirs", "20", "")  # infinite: it is the photo itself
