@@ -59,12 +59,18 @@ def crops_side_by_side(image) -> list[np.ndarray]:
     ]
 
 
-def kernel_distance(features: np.ndarray, reference: np.ndarray) -> float:
-    """The squared maximum mean discrepancy (cubic kernel, unbiased), the mean of 100 random subsets of 1000."""
+def kernel_distance(features: np.ndarray, reference: np.ndarray, subset_size: int | None = None) -> float:
+    """The squared maximum mean discrepancy (cubic kernel, unbiased), the mean of 100 random subsets.
+
+    Args:
+        features, reference (`np.ndarray` of shape (number, dimensions))
+        subset_size (`int`, *optional*): Of each set; default 1000.
+    """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     features, reference = (torch.from_numpy(array.astype(np.float64)) for array in (features, reference))
-    options = {"kid_subsets": 100, "kid_subset_size": KID_MIN_CROPS, "rng_seed": 2020, "verbose": False}
+    size = KID_MIN_CROPS if subset_size is None else subset_size
+    options = {"kid_subsets": 100, "kid_subset_size": size, "rng_seed": 2020, "verbose": False}
     return kid_features_to_metric(features, reference, **options)[KEY_METRIC_KID_MEAN]
 
 

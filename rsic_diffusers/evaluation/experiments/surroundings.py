@@ -1,0 +1,159 @@
+"""How much like photos the surroundings of what was referred to look.
+
+    python -m rsic_diffusers.evaluation.experiments.surroundings PHOTOS OTHER_PHOTOS OUT/pictures/*
+
+PHOTOS is a folder with an `annotations.json` that holds boxes, as `rsic evaluate` takes it. OUT is what that wrote:
+each folder in OUT/pictures holds what one method decoded. OTHER_PHOTOS are real photos of other things, a few hundred.
+
+Two things are measured, on the features of crops of 128 x 128 pixels (`feature_distance`):
+
+- How far the crops outside the boxes are from crops of OTHER_PHOTOS: the Frechet distance, and the kernel distance
+  (KID's formula, times 1000), which is unbiased however few crops there are. What is imagined well is near to photos
+  in general, whatever PHOTOS show there. The first row, of the photos themselves, is what can be reached.
+- The Frechet distance of all crops from PHOTOS, as `rsic evaluate` has it; and the same with real surroundings of
+  other things: all that is outside the boxes is replaced by one of OTHER_PHOTOS. A model that imagined perfect photos,
+  but not these, would get that.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from ..metrics import feature_distance
+from ..metrics.feature_distance import CROP, STRIDE, FeatureExtractor, frechet_distance
+from ..metrics.set_distances import kernel_distance
+from ..photos import find_photos
+
+
+# A crop of which the box covers at most this share is outside.
+MAX_COVERED = 0.25
+ORIGINALS = "the photos themselves"
+
+
+def parse_args(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, metavar="PHOTOS")
+    parser.add_argument("others", type=Path, metavar="OTHER_PHOTOS")
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURES", help="folders of decoded PHOTOS")
+    parser.add_argument("--limit", type=int, default=300, help="as many of OTHER_PHOTOS, drawn at random (300)")
+    return parser.parse_args(arguments)
+
+
+def covered_shares(size, box) -> np.ndarray:
+    """Which share of each crop (`overlapping_crops`) of a picture is inside a box.
+
+    Args:
+        size: (width, height) of the picture.
+        box: (x0, y0, x1, y1) in pixels.
+    """
+
+    def covered(side, low, high):
+        starts = np.arange(0, side - CROP + 1, STRIDE)
+        return (np.minimum(starts + CROP, high) - np.maximum(starts, low)).clip(0)
+
+    (width, height), (x0, y0, x1, y1) = size, box
+    return np.outer(covered(height, y0, y1), covered(width, x0, x1)).ravel() / CROP**2
+
+
+def with_other_surroundings(picture: Image.Image, box, other: Image.Image) -> Image.Image:
+    """`other`, cut and resized to the size of a picture, with the picture's box in it."""
+    whole = tuple(int(round(side)) for side in box)
+    result = ImageOps.fit(other.convert("RGB"), picture.size)
+    result.paste(picture.crop(whole), whole[:2])
+    return result
+
+
+def read_pictures(folder: Path, photos) -> list[Image.Image]:
+    """The decoded pictures of photos, PIL images.
+
+    Raises:
+        ValueError: One is not there, or has another size than its photo.
+    """
+    pictures = []
+    for photo in photos:
+        path = folder / f"{photo.name}.png"
+        if not path.is_file():
+            raise ValueError(f"{folder} holds no {path.name}; give folders of OUT/pictures that hold all of PHOTOS.")
+        picture, size = Image.open(path).convert("RGB"), photo.open().size
+        if picture.size != size:
+            raise ValueError(
+                f"{path} has {picture.size[0]} x {picture.size[1]} pixels, its photo {size[0]} x {size[1]}."
+            )
+        pictures.append(picture)
+    return pictures
+
+
+def draw_photos(folder: Path, photos, limit: int) -> list[Image.Image]:
+    """At most `limit` photos of a folder with a crop each, drawn at random; not fewer than `photos`.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    found = find_photos(folder, annotations=None)
+    order = np.random.default_rng(0).permutation(len(found))[:limit]
+    images = [found[i].open().convert("RGB") for i in order]
+    images = [image for image in images if min(image.size) >= CROP]
+    if len(images) < len(photos):
+        raise ValueError(
+            f"{folder} gives {len(images)} photos of at least {CROP} x {CROP} pixels (--limit {limit}); it takes as "
+            f"many as PHOTOS holds, {len(photos)}."
+        )
+    return images
+
+
+def measure(extract, photos, others, sets: dict[str, list]) -> list[str]:
+    """The table, line by line.
+
+    Args:
+        extract: Turns PIL images into the features of their crops, (number of crops, dimensions).
+        photos (`list[Photo]`): With boxes.
+        others (`list[PIL.Image.Image]`): Real photos, at least as many.
+        sets (`dict[str, list[PIL.Image.Image]]`): Decoded pictures of `photos` by method.
+    """
+    originals = [photo.open().convert("RGB") for photo in photos]
+    boxes = [photo.pixel_box(image.size) for photo, image in zip(photos, originals, strict=True)]
+    is_outside = np.concatenate([covered_shares(image.size, box) for image, box in zip(originals, boxes, strict=True)])
+    is_outside = is_outside <= MAX_COVERED
+    feature_distance.check_number_of_crops(is_outside.sum(), "The distance of surroundings")
+    reference, real = extract(originals), extract(others)
+    subset_size = min(int(is_outside.sum()), len(real))
+    other = others[: len(photos)]
+    lines = [
+        f"{is_outside.sum()} of {len(is_outside)} crops are outside; {len(real)} crops of {len(others)} other photos",
+        "",
+        "| | outside, from other photos: Frechet | kernel | all, from the photos: Frechet | with other surroundings |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, pictures in tqdm({ORIGINALS: originals, **sets}.items(), desc="Methods"):
+        features = extract(pictures)
+        outside = features[is_outside]
+        replaced = extract([with_other_surroundings(*each) for each in zip(pictures, boxes, other, strict=True)])
+        figures = [
+            f"{frechet_distance(outside, real):.0f}",
+            f"{1000 * kernel_distance(outside, real, subset_size):.0f}",
+            f"{max(0, frechet_distance(features, reference)):.0f}",  # -0 of the photos themselves
+            f"{frechet_distance(replaced, reference):.0f}",
+        ]
+        lines.append("| " + " | ".join([name, *figures]) + " |")
+    return lines
+
+
+def main(arguments=None):
+    args = parse_args(arguments)
+    try:
+        photos = find_photos(args.photos, annotated="box")
+        names = [folder.name for folder in args.pictures]
+        names = names if len(set(names)) == len(names) else [str(folder) for folder in args.pictures]
+        sets = {name: read_pictures(folder, photos) for name, folder in zip(names, args.pictures, strict=True)}
+        others = draw_photos(args.others, photos, args.limit)
+        lines = measure(FeatureExtractor(), photos, others, sets)
+    except ValueError as error:
+        raise SystemExit(f"{error}") from None
+    print(*lines, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
