@@ -1,9 +1,12 @@
 """Captions for photos that bring no more than a class name: the name, and the colours that the photo shows."""
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+
+from rsic_diffusers.bitstream.caption_coding import caption_dictionary
 
 
 COLOURS = {"red": 0.0, "orange": 0.08, "yellow": 0.15, "green": 0.33, "blue": 0.6, "purple": 0.77, "pink": 0.92}
@@ -23,6 +26,14 @@ WITHOUT_LABEL = (
     "a {light} photo", "a photo in {middle} and {border}", "something {middle} on a {border} background",
     "a {light} picture in {border} and {middle}",
 )  # fmt: skip
+
+
+# Of a photo's colours or light: put into a caption at random, they might contradict it.
+WORDS_OF_COLOUR = {
+    *COLOURS, "black", "white", "gray", "grey", "brown", "tan", "beige", "gold", "golden", "silver", "cream",
+    "colorful", "dark", "bright", "light", "clear",
+}  # fmt: skip
+MAX_OTHER_WORDS = 6
 
 
 def name_colour(rgb) -> str:
@@ -53,18 +64,40 @@ def describe_colours(array: np.ndarray) -> dict[str, str]:
     return {"middle": commonest(is_middle), "border": commonest(~is_middle), "light": light}
 
 
-def make_caption(label: str, colours: dict[str, str], rng: np.random.Generator, dropout: float) -> str:
+def other_words(labels) -> list[str]:
+    """Everyday words of captions that are in no label, and are neither colours nor of light."""
+    words = {word.lower() for word in caption_dictionary().decode().split() if word.isalpha()}
+    return sorted(words - WORDS_OF_COLOUR - {word for label in labels for word in label.lower().split()})
+
+
+def make_caption(
+    label: str,
+    colours: dict[str, str],
+    rng: np.random.Generator,
+    dropout: float,
+    label_dropout: float = 0,
+    others: Sequence[str] = (),
+) -> str:
     """A random sentence for a photo.
 
     Args:
         label (`str`): What the photo shows, or "".
         colours (`dict[str, str]`): What `describe_colours` gives.
         dropout (`float`): Chance of an empty caption, which classifier-free guidance needs in training.
+        label_dropout (`float`): Chance that another caption does without the label.
+        others (`Sequence[str]`): Words that say nothing about the photo. Up to six of them stand in half of the
+            sentences, so that a model learns to pass over words that it does not know.
     """
     if rng.random() < dropout:
         return ""
+    if rng.random() < label_dropout:
+        label = ""
     templates = WITHOUT_LABEL if not label else WITH_COLOURS if rng.random() < 0.6 else WITH_LABEL
-    return templates[rng.integers(len(templates))].format(name=label, **colours)
+    words = templates[rng.integers(len(templates))].format(name=label, **colours).split()
+    if others and rng.random() < 0.5:
+        for _ in range(rng.integers(1, MAX_OTHER_WORDS + 1)):
+            words.insert(rng.integers(len(words) + 1), others[rng.integers(len(others))])
+    return " ".join(words)
 
 
 def is_cut_out(array: np.ndarray) -> bool:

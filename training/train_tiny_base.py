@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from captions import describe_colours, is_cut_out, make_caption
+from captions import describe_colours, is_cut_out, make_caption, other_words
 from checkpoints import find_checkpoint
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -67,7 +67,20 @@ def parse_args():
         help="Weigh timesteps as the loss of v-prediction does, which counts high noise more, where "
         "large structures are learnt. epsilon: all alike. The UNet predicts the noise either way. Default: v.",
     )
-    parser.add_argument("--caption_dropout", type=float, default=0.15, help="For classifier-free guidance.")
+    parser.add_argument(
+        "--caption_dropout",
+        type=float,
+        default=0.4,
+        help="Share of captions left empty: for classifier-free guidance, and so that the UNet is good without a "
+        "caption too. Default: 0.4.",
+    )
+    parser.add_argument(
+        "--label_dropout",
+        type=float,
+        default=0.8,
+        help="Share of the other captions, those of --text_steps too, that do without the label. Where few photos "
+        "share a label, a UNet learns it as the name of one photo, and its captions do harm on others. Default: 0.8.",
+    )
     parser.add_argument(
         "--focus_below",
         type=int,
@@ -82,6 +95,9 @@ def parse_args():
     args = parser.parse_args()
     if not 1 <= args.focus_below <= 1000:
         parser.error(f"--focus_below must be a timestep from 1 to 1000, got {args.focus_below}.")
+    for name in ("caption_dropout", "label_dropout"):
+        if not 0 <= getattr(args, name) <= 1:
+            parser.error(f"--{name} must be a share from 0 to 1, got {getattr(args, name)}.")
     if args.new_text_encoder and not args.pretrained_base:
         parser.error("--new_text_encoder needs --pretrained_base; without it all is new.")
     return args
@@ -181,7 +197,9 @@ def main():
     prepare = CaptionedPhoto(args.resolution, args.max_side)
     photos = find_photos(args.train_data_dir)
     latents = load_latents(vae, photos, prepare, cache, accelerator, args.dataloader_num_workers, mirror=True)
-    tokenizer, text_encoder, unet = make_base(args, sorted({label for _, label in latents.entries if label}))
+    labels = sorted({label for _, label in latents.entries if label})
+    others = other_words(labels)
+    tokenizer, text_encoder, unet = make_base(args, labels)
     unet.to(memory_format=torch.channels_last)
     if accelerator.device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # torch's fused attention is slow backwards there: 1.4 times a step
@@ -207,7 +225,7 @@ def main():
         for i in rng.choice(len(latents), size, p=chances):
             whole, label, about = latents[i]
             crops.append(random_crop(whole, args.resolution // 8, rng))
-            captions.append(make_caption(label, about["colours"], rng, dropout))
+            captions.append(make_caption(label, about["colours"], rng, dropout, args.label_dropout, others))
         tokens = tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         return torch.stack(crops), tokens.input_ids
 

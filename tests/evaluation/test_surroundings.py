@@ -1,6 +1,7 @@
 """Whether surroundings look like photos, measured against other photos."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,6 @@ def of_each_crop(images):
     """Six features in place of a network's: means and deviations of the colours."""
     crops = np.stack([crop for image in images for crop in overlapping_crops(image)]) / 2.0
     return np.concatenate([crops.mean((1, 2)), crops.std((1, 2))], axis=1)
-
-
-class FakeExtractor:
-    def __call__(self, images):
-        return of_each_crop(images)
 
 
 BOX = (0.3, 0.0, 0.7, 0.8)
@@ -55,7 +51,8 @@ def test_covered_shares_equal_a_count_of_pixels():
 
 def test_the_table_of_a_folder(folders, photo, monkeypatch, capsys):
     photos, others, blurred, replaced = folders
-    monkeypatch.setattr(surroundings, "FeatureExtractor", FakeExtractor)
+    fake = SimpleNamespace(extract=of_each_crop)
+    monkeypatch.setattr(surroundings, "load_set_metrics", lambda names: dict.fromkeys(names, fake))
     # What the table's last column puts together, as a method of its own.
     real = surroundings.draw_photos(others, range(5), 300)
     box = [round(share * side) for share, side in zip(BOX, 2 * photo.size, strict=True)]
@@ -96,12 +93,23 @@ def test_distances_are_of_crops_outside(folders):
     assert [float(cell) for cell in cells[1:3]] == pytest.approx(expected, abs=0.6) and min(expected) > 100
 
 
-def test_what_cannot_be_measured_is_said(folders):
+def test_what_cannot_be_measured_is_said(folders, capsys):
     photos, others, blurred, _ = (str(path) for path in folders)
     with pytest.raises(SystemExit, match="photos holds no 0.png.png; give folders of OUT/pictures"):
         surroundings.main([photos, others, photos])
-    with pytest.raises(SystemExit, match="gives 3 photos of at least 128 x 128 .* as many as PHOTOS holds, 5"):
+    with pytest.raises(SystemExit, match="gives 3 photos of at least 128 x 128 .* as PHOTOS holds, 5; add"):
         surroundings.main([photos, others, blurred, "--limit", "3"])
     Image.new("RGB", (300, 300)).save(f"{blurred}/2.png.png")
     with pytest.raises(SystemExit, match="2.png.png has 300 x 300 pixels, its photo 512 x 600"):
         surroundings.main([photos, others, blurred])
+    with open(f"{blurred}/2.png.png", "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(SystemExit, match="2.png.png"):
+        surroundings.main([photos, others, blurred])
+    for arguments, said in (
+        ([photos, photos, blurred], "both are"),
+        ([photos, others, blurred, "--limit", "-5"], "-5"),
+    ):
+        with pytest.raises(SystemExit):
+            surroundings.main(arguments)
+        assert said in capsys.readouterr().err

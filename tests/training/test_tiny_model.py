@@ -186,7 +186,28 @@ def test_captions_name_what_the_photo_shows():
     captions = [make_caption("bus", colours, rng, dropout=0.25) for _ in range(400)]
     assert 60 < captions.count("") < 140
     assert "a red bus on a blue background" in captions and all("bus" in text for text in captions if text)
+    captions = [make_caption("bus", colours, rng, dropout=0, label_dropout=0.75) for _ in range(400)]
+    assert 60 < sum("bus" in text.split() for text in captions) < 140
     assert all("bus" not in make_caption("", colours, rng, dropout=0) for _ in range(20))
+
+
+def test_half_of_the_captions_hold_words_about_nothing():
+    """They stand anywhere; none of them is a colour or a label, which would be a lie."""
+    from captions import MAX_OTHER_WORDS, make_caption, other_words
+
+    others = other_words(["bus", "fire engine"])
+    assert not {"bus", "engine", "red", "grey", "golden", "dark", "light"} & set(others)
+    assert {"street", "wooden"} <= set(others) and len(others) > 1000
+    assert {"bus"} < set(other_words([])) - set(others)
+    marked = [f"<{word}>" for word in others]
+    colours, rng = {"middle": "red", "border": "blue", "light": "clear"}, np.random.default_rng(0)
+    captions = [make_caption("bus", colours, rng, 0, others=marked).split() for _ in range(600)]
+    counts = [sum(word in marked for word in words) for words in captions]
+    assert 250 < counts.count(0) < 350 and set(counts) == set(range(MAX_OTHER_WORDS + 1))
+    assert min(sum(words[i] in marked for words in captions) for i in (0, -1)) > 30
+    # Without them the same sentences are left.
+    plain = {make_caption("bus", colours, rng, 0) for _ in range(600)}
+    assert {" ".join(word for word in words if word not in marked) for words in captions} == plain
 
 
 def test_a_long_photo_is_enlarged_before_it_is_padded(photo):

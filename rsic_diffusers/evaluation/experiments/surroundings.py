@@ -3,13 +3,16 @@
     python -m rsic_diffusers.evaluation.experiments.surroundings PHOTOS OTHER_PHOTOS OUT/pictures/*
 
 PHOTOS is a folder with an `annotations.json` that holds boxes, as `rsic evaluate` takes it. OUT is what that wrote:
-each folder in OUT/pictures holds what one method decoded. OTHER_PHOTOS are real photos of other things, a few hundred.
+each folder in OUT/pictures holds what one method decoded. OTHER_PHOTOS are some hundred real photos of other things,
+of about the size of PHOTOS, since a crop of a much larger photo shows less of its scene. All are held in memory.
+It takes pip install "rsic-diffusers[evaluation]".
 
 Two things are measured, on the features of crops of 128 x 128 pixels (`feature_distance`):
 
-- How far the crops outside the boxes are from crops of OTHER_PHOTOS: the Frechet distance, and the kernel distance
-  (KID's formula, times 1000), which is unbiased however few crops there are. What is imagined well is near to photos
-  in general, whatever PHOTOS show there. The first row, of the photos themselves, is what can be reached.
+- How far the crops outside the boxes are from crops of OTHER_PHOTOS. What is imagined well is near to photos in
+  general, whatever PHOTOS show there. Read the kernel distance (KID's formula, times 1000): the Frechet distance of
+  few crops depends on their number, and pictures of less variety can come out nearer than photos. The first row, of
+  the photos themselves, shows what good surroundings would have.
 - The Frechet distance of all crops from PHOTOS, as `rsic evaluate` has it; and the same with real surroundings of
   other things: all that is outside the boxes is replaced by one of OTHER_PHOTOS. A model that imagined perfect photos,
   but not these, would get that.
@@ -22,8 +25,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from ..metrics import feature_distance
-from ..metrics.feature_distance import CROP, STRIDE, FeatureExtractor, frechet_distance
+from ...images import open_image
+from ..metrics import load_set_metrics
+from ..metrics.feature_distance import CROP, STRIDE, check_number_of_crops, frechet_distance
 from ..metrics.set_distances import kernel_distance
 from ..photos import find_photos
 
@@ -38,8 +42,15 @@ def parse_args(arguments=None):
     parser.add_argument("photos", type=Path, metavar="PHOTOS")
     parser.add_argument("others", type=Path, metavar="OTHER_PHOTOS")
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURES", help="folders of decoded PHOTOS")
-    parser.add_argument("--limit", type=int, default=300, help="as many of OTHER_PHOTOS, drawn at random (300)")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--limit", type=int, default=300, help="at most so many of OTHER_PHOTOS, drawn at random (300)"
+    )
+    args = parser.parse_args(arguments)
+    if args.limit < 1:
+        parser.error(f"--limit must be at least 1 photo, got {args.limit}.")
+    if args.others.resolve() == args.photos.resolve():
+        parser.error(f"OTHER_PHOTOS must show other things than PHOTOS, but both are {args.photos}.")
+    return args
 
 
 def covered_shares(size, box) -> np.ndarray:
@@ -77,10 +88,11 @@ def read_pictures(folder: Path, photos) -> list[Image.Image]:
         path = folder / f"{photo.name}.png"
         if not path.is_file():
             raise ValueError(f"{folder} holds no {path.name}; give folders of OUT/pictures that hold all of PHOTOS.")
-        picture, size = Image.open(path).convert("RGB"), photo.open().size
+        picture, size = open_image(path), photo.open().size
         if picture.size != size:
             raise ValueError(
-                f"{path} has {picture.size[0]} x {picture.size[1]} pixels, its photo {size[0]} x {size[1]}."
+                f"{path} has {picture.size[0]} x {picture.size[1]} pixels, its photo {size[0]} x {size[1]}; give the "
+                "pictures that rsic evaluate made of these photos."
             )
         pictures.append(picture)
     return pictures
@@ -92,14 +104,18 @@ def draw_photos(folder: Path, photos, limit: int) -> list[Image.Image]:
     Raises:
         ValueError: There are fewer.
     """
-    found = find_photos(folder, annotations=None)
-    order = np.random.default_rng(0).permutation(len(found))[:limit]
-    images = [found[i].open().convert("RGB") for i in order]
-    images = [image for image in images if min(image.size) >= CROP]
+    found = find_photos(folder)
+    images = []
+    for i in np.random.default_rng(0).permutation(len(found)):
+        image = found[i].open()
+        if min(image.size) >= CROP:
+            images.append(image)
+        if len(images) == limit:
+            break
     if len(images) < len(photos):
         raise ValueError(
-            f"{folder} gives {len(images)} photos of at least {CROP} x {CROP} pixels (--limit {limit}); it takes as "
-            f"many as PHOTOS holds, {len(photos)}."
+            f"{folder} gives {len(images)} photos of at least {CROP} x {CROP} pixels (--limit {limit}), but as many "
+            f"are needed as PHOTOS holds, {len(photos)}; add photos or raise --limit."
         )
     return images
 
@@ -113,18 +129,19 @@ def measure(extract, photos, others, sets: dict[str, list]) -> list[str]:
         others (`list[PIL.Image.Image]`): Real photos, at least as many.
         sets (`dict[str, list[PIL.Image.Image]]`): Decoded pictures of `photos` by method.
     """
-    originals = [photo.open().convert("RGB") for photo in photos]
+    originals = [photo.open() for photo in photos]
     boxes = [photo.pixel_box(image.size) for photo, image in zip(photos, originals, strict=True)]
     is_outside = np.concatenate([covered_shares(image.size, box) for image, box in zip(originals, boxes, strict=True)])
     is_outside = is_outside <= MAX_COVERED
-    feature_distance.check_number_of_crops(is_outside.sum(), "The distance of surroundings")
+    check_number_of_crops(is_outside.sum(), "The distance of surroundings")
     reference, real = extract(originals), extract(others)
     subset_size = min(int(is_outside.sum()), len(real))
     other = others[: len(photos)]
     lines = [
         f"{is_outside.sum()} of {len(is_outside)} crops are outside; {len(real)} crops of {len(others)} other photos",
         "",
-        "| | outside, from other photos: Frechet | kernel | all, from the photos: Frechet | with other surroundings |",
+        "| | outside: Frechet distance | outside: kernel distance | all: Frechet distance "
+        "| surroundings replaced: Frechet distance |",
         "|---|---:|---:|---:|---:|",
     ]
     for name, pictures in tqdm({ORIGINALS: originals, **sets}.items(), desc="Methods"):
@@ -144,12 +161,13 @@ def measure(extract, photos, others, sets: dict[str, list]) -> list[str]:
 def main(arguments=None):
     args = parse_args(arguments)
     try:
+        extract = load_set_metrics(["feature_distance"])["feature_distance"].extract
         photos = find_photos(args.photos, annotated="box")
         names = [folder.name for folder in args.pictures]
         names = names if len(set(names)) == len(names) else [str(folder) for folder in args.pictures]
         sets = {name: read_pictures(folder, photos) for name, folder in zip(names, args.pictures, strict=True)}
         others = draw_photos(args.others, photos, args.limit)
-        lines = measure(FeatureExtractor(), photos, others, sets)
+        lines = measure(extract, photos, others, sets)
     except ValueError as error:
         raise SystemExit(f"{error}") from None
     print(*lines, sep="\n")
