@@ -23,7 +23,7 @@ BOX = (0.3, 0.0, 0.7, 0.8)
 
 @pytest.fixture
 def folders(photo, tmp_path):
-    """Five photos, seven other ones, and two methods' pictures: one blurs, one shows other photos outside the box."""
+    """Five photos with boxes, seven other ones, the five blurred, and a folder for another method."""
     rng = np.random.default_rng(0)
     paths = [tmp_path / name for name in ("photos", "others", "blurred", "replaced")]
     for path in paths:

@@ -191,7 +191,7 @@ def test_captions_name_what_the_photo_shows():
     assert all("bus" not in make_caption("", colours, rng, dropout=0) for _ in range(20))
 
 
-def test_half_of_the_captions_hold_words_about_nothing():
+def test_half_of_the_captions_hold_random_words():
     """They stand anywhere; none of them is a colour or a label, which would be a lie."""
     from captions import MAX_OTHER_WORDS, make_caption, other_words
 

@@ -72,7 +72,7 @@ def covered_shares(size, box) -> np.ndarray:
 def with_other_surroundings(picture: Image.Image, box, other: Image.Image) -> Image.Image:
     """`other`, cut and resized to the size of a picture, with the picture's box in it."""
     whole = tuple(int(round(side)) for side in box)
-    result = ImageOps.fit(other.convert("RGB"), picture.size)
+    result = ImageOps.fit(other, picture.size)
     result.paste(picture.crop(whole), whole[:2])
     return result
 
@@ -136,7 +136,7 @@ def measure(extract, photos, others, sets: dict[str, list]) -> list[str]:
     check_number_of_crops(is_outside.sum(), "The distance of surroundings")
     reference, real = extract(originals), extract(others)
     subset_size = min(int(is_outside.sum()), len(real))
-    other = others[: len(photos)]
+    replacements = others[: len(photos)]
     lines = [
         f"{is_outside.sum()} of {len(is_outside)} crops are outside; {len(real)} crops of {len(others)} other photos",
         "",
@@ -147,7 +147,8 @@ def measure(extract, photos, others, sets: dict[str, list]) -> list[str]:
     for name, pictures in tqdm({ORIGINALS: originals, **sets}.items(), desc="Methods"):
         features = extract(pictures)
         outside = features[is_outside]
-        replaced = extract([with_other_surroundings(*each) for each in zip(pictures, boxes, other, strict=True)])
+        pairs = zip(pictures, boxes, replacements, strict=True)
+        replaced = extract([with_other_surroundings(picture, box, other) for picture, box, other in pairs])
         figures = [
             f"{frechet_distance(outside, real):.0f}",
             f"{1000 * kernel_distance(outside, real, subset_size):.0f}",
