@@ -40,12 +40,14 @@ def folders(photo, tmp_path):
     return paths
 
 
-def test_covered_shares_equal_a_count_of_pixels():
-    size, box = (401, 300), (100, 30, 250, 290)
-    inside = np.zeros((300, 401, 3), np.uint8)
-    inside[30:290, 100:250] = 1
-    expected = [crop[..., 0].mean() for crop in overlapping_crops(Image.fromarray(inside))]
-    np.testing.assert_allclose(surroundings.covered_shares(size, box), expected)
+def test_covered_shares_equal_areas():
+    """Of a box in whole pixels: crops start at each 64th pixel."""
+    region = np.zeros((300, 401), bool)
+    region[30:290, 100:250] = True
+    rows = [min(y + 128, 290) - max(y, 30) for y in (0, 64, 128)]
+    columns = [max(0, min(x + 128, 250) - max(x, 100)) for x in (0, 64, 128, 192, 256)]
+    expected = [row * column / 128**2 for row in rows for column in columns]
+    np.testing.assert_allclose(surroundings.covered_shares(region), expected)
     assert min(expected) < 0.25 < max(expected)
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ...images import open_image
 from ..metrics import load_set_metrics
-from ..metrics.feature_distance import CROP, STRIDE, check_number_of_crops, frechet_distance
+from ..metrics.feature_distance import CROP, check_number_of_crops, frechet_distance, overlapping_crops
 from ..metrics.set_distances import kernel_distance
 from ..photos import find_photos
 
@@ -53,28 +53,14 @@ def parse_args(arguments=None):
     return args
 
 
-def covered_shares(size, box) -> np.ndarray:
-    """Which share of each crop (`overlapping_crops`) of a picture is inside a box.
-
-    Args:
-        size: (width, height) of the picture.
-        box: (x0, y0, x1, y1) in pixels.
-    """
-
-    def covered(side, low, high):
-        starts = np.arange(0, side - CROP + 1, STRIDE)
-        return (np.minimum(starts + CROP, high) - np.maximum(starts, low)).clip(0)
-
-    (width, height), (x0, y0, x1, y1) = size, box
-    return np.outer(covered(height, y0, y1), covered(width, x0, x1)).ravel() / CROP**2
+def covered_shares(region: np.ndarray) -> np.ndarray:
+    """Which share of each crop (`overlapping_crops`) of a picture is inside a region, boolean (H, W)."""
+    return np.array([crop.mean() / 255 for crop in overlapping_crops(Image.fromarray(region))])
 
 
-def with_other_surroundings(picture: Image.Image, box, other: Image.Image) -> Image.Image:
-    """`other`, cut and resized to the size of a picture, with the picture's box in it."""
-    whole = tuple(int(round(side)) for side in box)
-    result = ImageOps.fit(other, picture.size)
-    result.paste(picture.crop(whole), whole[:2])
-    return result
+def with_other_surroundings(picture: Image.Image, region: np.ndarray, other: Image.Image) -> Image.Image:
+    """`other`, cut and resized to the size of a picture, with the picture's region (boolean, (H, W)) in it."""
+    return Image.composite(picture, ImageOps.fit(other, picture.size), Image.fromarray(region))
 
 
 def read_pictures(folder: Path, photos) -> list[Image.Image]:
@@ -130,9 +116,8 @@ def measure(extract, photos, others, sets: dict[str, list]) -> list[str]:
         sets (`dict[str, list[PIL.Image.Image]]`): Decoded pictures of `photos` by method.
     """
     originals = [photo.open() for photo in photos]
-    boxes = [photo.pixel_box(image.size) for photo, image in zip(photos, originals, strict=True)]
-    is_outside = np.concatenate([covered_shares(image.size, box) for image, box in zip(originals, boxes, strict=True)])
-    is_outside = is_outside <= MAX_COVERED
+    regions = [photo.region(image.size) for photo, image in zip(photos, originals, strict=True)]
+    is_outside = np.concatenate([covered_shares(region) for region in regions]) <= MAX_COVERED
     check_number_of_crops(is_outside.sum(), "The distance of surroundings")
     reference, real = extract(originals), extract(others)
     subset_size = min(int(is_outside.sum()), len(real))
@@ -147,8 +132,8 @@ def measure(extract, photos, others, sets: dict[str, list]) -> list[str]:
     for name, pictures in tqdm({ORIGINALS: originals, **sets}.items(), desc="Methods"):
         features = extract(pictures)
         outside = features[is_outside]
-        pairs = zip(pictures, boxes, replacements, strict=True)
-        replaced = extract([with_other_surroundings(picture, box, other) for picture, box, other in pairs])
+        pairs = zip(pictures, regions, replacements, strict=True)
+        replaced = extract([with_other_surroundings(*each) for each in pairs])
         figures = [
             f"{frechet_distance(outside, real):.0f}",
             f"{1000 * kernel_distance(outside, real, subset_size):.0f}",
